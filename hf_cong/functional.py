@@ -1,0 +1,227 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""The formulas, as free functions of tensors. This module imports torch and knows nothing about models.
+
+Shapes use the letters `B` batch, `T` tokens, `V` vocabulary. Log-probabilities are in nats, float32.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+# Log-probability that a token outside the plausible set loses. exp(-1e4) is exactly 0 in float32, yet the order of such
+# tokens survives: a constraint that forbids every plausible token falls back to the policy's own ranking.
+SOFT_FLOOR = 1e4
+
+
+def check_alpha(alpha: float, plausibility_threshold: float) -> None:
+    """Raises `ValueError` unless `alpha` lies in [0, 1] and `plausibility_threshold` in [0, 1)."""
+    if not 0 <= alpha <= 1:
+        raise ValueError(
+            f"`alpha` must lie in [0, 1], got {alpha!r}. It is the weight kept on the policy: 1 is the policy itself, "
+            "0.3 to 0.5 is the usual range."
+        )
+    if not 0 <= plausibility_threshold < 1:
+        raise ValueError(
+            f"`plausibility_threshold` must lie in [0, 1), got {plausibility_threshold!r}. 0 keeps every token, 0.1 is "
+            "the usual value."
+        )
+
+
+def plausibility_mask(policy_logits: Tensor, plausibility_threshold: float = 0.1) -> Tensor:
+    """
+    Marks the tokens that the policy itself finds plausible: `p(v) >= plausibility_threshold * max p`.
+
+    A softmax only shifts logits by a constant, so the test is made on raw logits: a row maximum, no sort.
+
+    Args:
+        policy_logits (`torch.Tensor` of shape `(..., V)`):
+            Raw logits or log-probabilities of the policy, any floating dtype. `-inf` means forbidden.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`):
+            τ in [0, 1). `0.0` keeps every token that is not forbidden.
+
+    Returns:
+        `torch.BoolTensor` of shape `(..., V)`: `True` on the plausible set V_head. The most likely token is always in it.
+
+    Source: the adaptive plausibility constraint of [Contrastive Decoding](https://huggingface.co/papers/2210.15097),
+    used by [ConG](https://huggingface.co/papers/2510.07884) as V_head.
+    """
+    policy_logits = policy_logits.float()
+    offset = math.log(plausibility_threshold) if plausibility_threshold > 0 else -math.inf
+    floor = policy_logits.amax(-1, keepdim=True) + offset
+    return (policy_logits >= floor) & (policy_logits > -math.inf)
+
+
+def contrastive_scores(
+    policy_logits: Tensor,
+    reference_logits: Tensor,
+    *,
+    alpha: float = 0.4,
+    plausibility_threshold: float = 0.1,
+    mask: bool = True,
+) -> Tensor:
+    r"""
+    Contrasts a policy with its reference and returns the log-probabilities of the contrast, log p_α.
+
+        F(v) = log π(v) − (1 − α) · log π_ref(v)   on the plausible set,      p_α = softmax(F)
+
+    With `mask=True` the implausible tokens keep the finite value `log π(v) − 1e4`: probability exactly 0 in float32, but
+    the order among them is the policy's.
+
+    Args:
+        policy_logits (`torch.Tensor` of shape `(..., V)`):
+            Raw logits (or log-probabilities) of the policy, the model after alignment. `-inf` means forbidden and stays so.
+        reference_logits (`torch.Tensor` of shape `(..., V_ref)`):
+            The same of the reference, the model before alignment. Any dtype, on the same device. When one head is padded
+            to a larger width, both are cut to the smaller one. A token that only the reference forbids (`-inf`) counts
+            as having a reference log-probability of −1e4.
+        alpha (`float`, *optional*, defaults to `0.4`):
+            α in [0, 1], the weight kept on the policy. `1.0` is the policy on its plausible set, `0.0` maximises the
+            implicit reward alone. α also acts as a temperature: F = α·[(1 + b)·log π − b·log π_ref], b = (1 − α)/α.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`):
+            τ in [0, 1) of [`plausibility_mask`].
+        mask (`bool`, *optional*, defaults to `True`):
+            Whether to apply the plausible set. `False` gives the likelihood of every token, for scoring given text.
+
+    Returns:
+        `torch.FloatTensor` of shape `(..., min(V, V_ref))`: log p_α in nats, normalised, never NaN.
+
+    Raises:
+        ValueError: if `alpha` or `plausibility_threshold` is out of range, the leading shapes differ, or a row of
+            `policy_logits` has no finite maximum (wholly forbidden, or NaN).
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_cong import contrastive_scores
+
+    >>> policy, reference = torch.tensor([[2.0, 1.0, -4.0]]), torch.tensor([[2.0, 0.0, 1.0]])
+    >>> contrastive_scores(policy, reference, alpha=0.5).exp()
+    tensor([[0.5000, 0.5000, 0.0000]])
+    ```
+
+    Source: [ConG](https://huggingface.co/papers/2510.07884), the contrastive decoding step,
+    (1 − α)·log(π/π_ref) + α·log π.
+    """
+    check_alpha(alpha, plausibility_threshold)
+    if policy_logits.shape[:-1] != reference_logits.shape[:-1]:
+        raise ValueError(
+            f"`policy_logits` and `reference_logits` must agree in all but the last dimension, got "
+            f"{tuple(policy_logits.shape)} and {tuple(reference_logits.shape)}."
+        )
+    width = min(policy_logits.shape[-1], reference_logits.shape[-1])
+    policy_logps = log_softmax(policy_logits[..., :width])
+    reference_logps = log_softmax(reference_logits[..., :width], forbidden=-SOFT_FLOOR)
+
+    scores = policy_logps - (1 - alpha) * reference_logps
+    if not mask:
+        return scores.log_softmax(-1)
+    plausible = plausibility_mask(policy_logps, plausibility_threshold)
+    normaliser = scores.masked_fill(~plausible, -math.inf).logsumexp(-1, keepdim=True)
+    return torch.where(plausible, scores - normaliser, policy_logps - SOFT_FLOOR)
+
+
+def official_scores(
+    policy_logits: Tensor, reference_logits: Tensor, *, alpha: float = 0.4, plausibility_threshold: float = 0.1
+) -> Tensor:
+    """
+    The contrast in the gauge of ConG's released code: the same distribution as [`contrastive_scores`], other zero point.
+
+    The released code fills the reference's implausible entries with −0.001 and takes a log-softmax once more, which adds
+    about (1 − α)·log V to every kept score. That shift changes nothing by itself, but a repetition penalty divides
+    positive scores, so there it acts several times stronger. Use this only to reproduce the paper's samples.
+
+    Args:
+        policy_logits (`torch.Tensor` of shape `(..., V)`): Raw logits of the policy.
+        reference_logits (`torch.Tensor` of shape `(..., V)`): Raw logits of the reference.
+        alpha (`float`, *optional*, defaults to `0.4`): Weight kept on the policy.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`): τ, `relative_top` in the released code.
+
+    Returns:
+        `torch.FloatTensor` of shape `(..., V)`: unnormalised scores, `-inf` outside the plausible set.
+
+    Source: the released code of [ConG](https://huggingface.co/papers/2510.07884).
+    """
+    check_alpha(alpha, plausibility_threshold)
+    width = min(policy_logits.shape[-1], reference_logits.shape[-1])
+    policy_logps = log_softmax(policy_logits[..., :width])
+    reference_logps = log_softmax(reference_logits[..., :width], forbidden=-SOFT_FLOOR)
+    implausible = ~plausibility_mask(policy_logps, plausibility_threshold)
+    refilled = reference_logps.masked_fill(implausible, -1e-3).log_softmax(-1)
+    return (policy_logps - (1 - alpha) * refilled).masked_fill(implausible, -math.inf)
+
+
+def log_softmax(logits: Tensor, *, forbidden: float = -math.inf) -> Tensor:
+    """Float32 log-softmax over the last dimension; `-inf` logits become `forbidden`, a row of nothing else is refused."""
+    logits = logits.float()
+    # A compiled graph cannot raise; eager decoding reads its tokens at every step anyway, so the check costs no extra sync.
+    if not torch.compiler.is_compiling():
+        finite = torch.isfinite(logits.amax(-1))
+        if not finite.all():
+            row = tuple(int(i) for i in (~finite).nonzero()[0])
+            raise ValueError(
+                f"Every token of row {row} is forbidden (-inf), or the row holds NaN or +inf: no next token can be "
+                "chosen. Loosen the constraints on that row, or load the model in bfloat16 or float32."
+            )
+    logps = logits.log_softmax(-1)
+    return logps if forbidden == -math.inf else logps.masked_fill(logits == -math.inf, forbidden)
+
+
+def token_logps(logits: Tensor, ids: Tensor) -> Tensor:
+    """
+    Log-probability of each given token.
+
+    Args:
+        logits (`torch.Tensor` of shape `(..., T, V)`):
+            Logits that predict `ids`: already shifted, so `logits[..., t, :]` predicts `ids[..., t]`.
+        ids (`torch.LongTensor` of shape `(..., T)`):
+            Token ids.
+
+    Returns:
+        `torch.FloatTensor` of shape `(..., T)`: log-probabilities in nats.
+    """
+    logits = logits.float()
+    return logits.gather(-1, ids.unsqueeze(-1)).squeeze(-1) - logits.logsumexp(-1)
+
+
+def sequence_logps(logits: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """
+    Log-probability of each completion: the sum of [`token_logps`] where `mask` is 1.
+
+    Args:
+        logits (`torch.Tensor` of shape `(B, T, V)`): Logits, shifted so that `logits[:, t]` predicts `ids[:, t]`.
+        ids (`torch.LongTensor` of shape `(B, T)`): Token ids; the value under a 0 of `mask` does not matter.
+        mask (`torch.Tensor` of shape `(B, T)`): 1 on completion tokens, 0 on the prompt and on padding.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B,)`: log-probabilities in nats.
+    """
+    mask = mask.bool()
+    return token_logps(logits, ids.masked_fill(~mask, 0)).masked_fill(~mask, 0.0).sum(-1)
+
+
+def implicit_reward(policy_logps: Tensor, reference_logps: Tensor, *, beta: float = 1.0) -> Tensor:
+    """
+    The reward that a policy implies over its reference: β·(log π − log π_ref), per token or per sequence.
+
+    Args:
+        policy_logps (`torch.Tensor`): Log-probabilities under the policy, any shape.
+        reference_logps (`torch.Tensor`): Log-probabilities of the same tokens under the reference, the same shape.
+        beta (`float`, *optional*, defaults to `1.0`): Scale, the KL weight β of DPO. It does not change an order.
+
+    Returns:
+        `torch.FloatTensor`: the reward in nats times `beta`, of the inputs' shape.
+
+    Raises:
+        ValueError: if the shapes differ.
+
+    Source: [DPO](https://huggingface.co/papers/2305.18290), Eq. 5 without the partition term;
+    [ConG](https://huggingface.co/papers/2510.07884) uses it per token.
+    """
+    if policy_logps.shape != reference_logps.shape:
+        raise ValueError(
+            f"`policy_logps` and `reference_logps` must score the same tokens, got shapes {tuple(policy_logps.shape)} "
+            f"and {tuple(reference_logps.shape)}."
+        )
+    return beta * (policy_logps.float() - reference_logps.float())
