@@ -1,0 +1,50 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Weak-to-strong generalization for Hugging Face: contrastive decoding of a weak pair, and ConG training.
+
+Importing this registers the pair with transformers' auto classes. Everything that needs trl, datasets or lm-eval is
+imported when it is first used.
+"""
+
+from importlib import import_module
+
+from .functional import contrastive_scores, implicit_reward, plausibility_mask, sequence_logps
+from .logits_process import ContrastiveLogitsProcessor, OfficialContrastiveLogitsProcessor
+from .pair import ContrastivePairConfig, ContrastivePairForCausalLM
+
+__version__ = "0.1.0.dev0"
+
+_LAZY = {
+    "ImplicitReward": "rewards",
+    "generate_completions": "generation",
+    "build_sft_dataset": "preferences",
+    "build_preference_dataset": "preferences",
+    "ConGConfig": "cong_config",
+    "ConGTrainer": "cong_trainer",
+}
+
+__all__ = [
+    "ConGConfig",
+    "ConGTrainer",
+    "ContrastiveLogitsProcessor",
+    "ContrastivePairConfig",
+    "ContrastivePairForCausalLM",
+    "ImplicitReward",
+    "OfficialContrastiveLogitsProcessor",
+    "build_preference_dataset",
+    "build_sft_dataset",
+    "contrastive_scores",
+    "generate_completions",
+    "implicit_reward",
+    "plausibility_mask",
+    "sequence_logps",
+]
+
+
+def __getattr__(name: str):
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_LAZY[name]}", __name__), name)
+
+
+def __dir__():
+    return sorted({*globals(), *__all__})

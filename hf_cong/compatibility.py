@@ -1,0 +1,127 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""May these two models be contrasted token by token? Takes tokenizers, configurations and models; generates nothing."""
+
+import logging
+
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
+
+# Layer types of `config.layer_types` that keep keys and values per token; any other kind is a recurrent state.
+_ATTENTION_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
+
+
+def check_same_vocabulary(policy_tokenizer: PreTrainedTokenizerBase, reference_tokenizer: PreTrainedTokenizerBase):
+    """
+    Refuses two tokenizers that do not map the same ids to the same tokens.
+
+    Token-level methods subtract log-probabilities id by id, so one swapped token is silently wrong text. Methods that work
+    on text (weak-to-strong search, ConG's transfer to the strong model) need no common vocabulary.
+
+    Args:
+        policy_tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the policy.
+        reference_tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the reference.
+
+    Raises:
+        ValueError: naming the first id that differs.
+    """
+    policy_vocab, reference_vocab = policy_tokenizer.get_vocab(), reference_tokenizer.get_vocab()
+    if policy_vocab == reference_vocab:
+        return
+    policy_tokens = {id: token for token, id in policy_vocab.items()}
+    reference_tokens = {id: token for token, id in reference_vocab.items()}
+    differing = sorted(
+        id
+        for id in policy_tokens.keys() | reference_tokens.keys()
+        if policy_tokens.get(id) != reference_tokens.get(id)
+    )
+    if not differing:  # two tokens on one id: the inverse mapping hides it
+        differing = sorted({id for token, id in policy_vocab.items() ^ reference_vocab.items()})
+    first = differing[0]
+    raise ValueError(
+        f"`policy` and `reference` must share one vocabulary, but {len(differing)} ids differ: token {first} is "
+        f"{policy_tokens.get(first)!r} in {policy_tokenizer.name_or_path!r} ({len(policy_vocab)} tokens) and "
+        f"{reference_tokens.get(first)!r} in {reference_tokenizer.name_or_path!r} ({len(reference_vocab)} tokens). "
+        "Use two checkpoints of one family; for models with different tokenizers use a text-level method (search)."
+    )
+
+
+def check_decoder_only(config: PreTrainedConfig, role: str):
+    """
+    Refuses, by name, an architecture that token-level contrastive decoding cannot serve.
+
+    Args:
+        config (`PreTrainedConfig`): Configuration of the model.
+        role (`str`): What the model is here, for the message: `"policy"` or `"reference"`.
+
+    Raises:
+        ValueError: for an encoder-decoder, or for layers with a recurrent state (Mamba, RWKV, linear attention).
+    """
+    if config.is_encoder_decoder:
+        raise ValueError(
+            f"`{role}` is an encoder-decoder ({config.model_type!r}). Contrastive decoding needs a decoder-only model, one "
+            "that `AutoModelForCausalLM` loads and that generates from `input_ids` alone."
+        )
+    recurrent = sorted(set(config.get_text_config().to_dict().get("layer_types") or ()) - set(_ATTENTION_LAYERS))
+    if recurrent or _is_stateful(config):
+        kind = f"{', '.join(recurrent)} layers" if recurrent else "a recurrent state"
+        raise ValueError(
+            f"`{role}` is a {config.model_type!r} model with {kind}: its cache cannot be rolled back, reordered or shared "
+            "by position, so a pair of it would be silently wrong. Use a family whose every layer is attention "
+            "(Llama, Qwen2/3, Mistral, Gemma, GPT-2, Mixtral, ...)."
+        )
+
+
+def _is_stateful(config: PreTrainedConfig) -> bool:
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    # A configuration that transformers does not map comes with remote code; its class is checked where it is built.
+    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._is_stateful
+
+
+def check_decoder_model(model: PreTrainedModel, role: str):
+    """[`check_decoder_only`] of a loaded model, remote code included."""
+    check_decoder_only(model.config, role)
+    if model._is_stateful or not model.can_generate():
+        raise ValueError(
+            f"`{role}` is a {type(model).__name__}, which keeps a recurrent state or has no language-model head. Use a "
+            "causal language model whose every layer is attention."
+        )
+
+
+def eos_token_ids(model: PreTrainedModel) -> list[int]:
+    """The ids that end a completion of `model`: those of its generation configuration, else of its configuration."""
+    eos = model.generation_config.eos_token_id
+    if eos is None:
+        eos = model.config.get_text_config().eos_token_id
+    if eos is None:
+        return []
+    return [eos] if isinstance(eos, int) else list(eos)
+
+
+@torch.no_grad()
+def warn_if_identical(policy: PreTrainedModel, reference: PreTrainedModel, *, threshold: float = 1e-6):
+    """
+    Warns, with the measured divergence, when a pair has nothing to contrast.
+
+    Two different checkpoints disagree on any text, so 64 arbitrary token ids tell as much as real prompts and need no
+    tokenizer: KL(π ‖ π_ref) per token is exactly 0 for equal weights and far above `threshold` after any training.
+
+    Args:
+        policy (`PreTrainedModel`): The model after alignment.
+        reference (`PreTrainedModel`): The model before alignment.
+        threshold (`float`, *optional*, defaults to `1e-6`): KL per token, in nats, under which to warn.
+    """
+    width = min(policy.config.get_text_config().vocab_size, reference.config.get_text_config().vocab_size)
+    ids = (torch.arange(64) * 7919 % width)[None]
+    policy_logits = policy(ids.to(policy.device)).logits.float().cpu()[..., :width]
+    reference_logits = reference(ids.to(reference.device)).logits.float().cpu()[..., :width]
+    logps = policy_logits.log_softmax(-1)
+    divergence = (logps.exp() * (logps - reference_logits.log_softmax(-1))).sum(-1).mean().item()
+    if divergence < threshold:
+        logger.warning(
+            "`policy` and `reference` are the same model as far as text shows: KL(policy ‖ reference) is %.1e nats per "
+            "token. There is nothing to contrast; pass the checkpoints after and before alignment.",
+            divergence,
+        )

@@ -1,0 +1,214 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Contrastive decoding as a plug for `model.generate(..., logits_processor=[...])`, with two live models."""
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
+
+from .compatibility import check_decoder_model, eos_token_ids
+from .functional import check_alpha, contrastive_scores, official_scores
+
+
+class _Shadow:
+    """
+    Next-token logits of a second model for whatever token rows `generate` shows, at the cost of the new tokens only.
+
+    `generate` tells a processor nothing about beams, rollbacks or new prompts. So each call finds, for every row, the
+    row of the last call with the longest common prefix, reorders the cache accordingly, cuts it there and feeds the rest.
+    """
+
+    def __init__(self, model: PreTrainedModel, attention_mask: Tensor | None):
+        self.model, self.prompt_mask = model, attention_mask
+        self.reset()
+
+    def reset(self):
+        self.cache, self.ids = None, None
+
+    @torch.no_grad()
+    def next_logits(self, ids: Tensor) -> Tensor:
+        """
+        Args:
+            ids (`torch.LongTensor` of shape `(B, T)`): Prompts and what followed them, left-padded.
+
+        Returns:
+            `torch.Tensor` of shape `(B, V)`: logits of the next token, on the shadow model's device.
+        """
+        ids = ids.to(self.model.device)
+        kept = self._rewind(ids)
+        mask = self._mask(ids, fresh=kept == 0)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        output = self.model(
+            input_ids=ids[:, kept:],
+            attention_mask=mask,
+            position_ids=positions[:, kept:],
+            past_key_values=self.cache,
+            use_cache=True,
+            logits_to_keep=1,
+        )
+        self.ids = ids.clone()
+        return output.logits[:, -1]
+
+    def _rewind(self, ids: Tensor) -> int:
+        """Makes the cache hold a common prefix of every row of `ids`; returns its length."""
+        if self.ids is not None:
+            # At least one token must be fed to get logits, so at most all but one are kept.
+            width = min(ids.shape[1] - 1, self.ids.shape[1])
+            same = ids[:, None, :width] == self.ids[None, :, :width]  # (B, B_old, width)
+            lengths, rows = same.long().cumprod(-1).sum(-1).max(1)
+            kept = int(lengths.min())
+            # Less than the prompt in common means new prompts, whose padding may differ: start again.
+            if kept > 0 and (self.prompt_mask is None or kept >= self.prompt_mask.shape[1] - 1):
+                if not torch.equal(rows, torch.arange(len(self.ids), device=rows.device)):
+                    self.cache.batch_select_indices(rows)
+                self.cache.crop(kept - self.cache.get_seq_length())
+                return kept
+        # No configuration: every layer then keeps all tokens, since a sliding-window layer could not be cut back.
+        # The masks still apply the window.
+        self.cache = DynamicCache()
+        return 0
+
+    def _mask(self, ids: Tensor, *, fresh: bool) -> Tensor:
+        mask = torch.ones_like(ids)
+        prompt_mask = self.prompt_mask
+        if prompt_mask is None:
+            if fresh:
+                _refuse_unmasked_padding(ids, self.model)
+            return mask
+        rows, width = prompt_mask.shape
+        if ids.shape[0] % rows or ids.shape[1] < width or (fresh and ids.shape[1] != width):
+            raise ValueError(
+                f"`attention_mask` of shape {tuple(prompt_mask.shape)} does not belong to these prompts of shape "
+                f"{tuple(ids.shape)}. Build a new processor for each batch: "
+                "`ContrastiveLogitsProcessor(reference, attention_mask=inputs['attention_mask'])`."
+            )
+        mask[:, :width] = prompt_mask.to(ids.device).repeat_interleave(ids.shape[0] // rows, 0)
+        return mask
+
+
+def _refuse_unmasked_padding(ids: Tensor, model: PreTrainedModel):
+    """Raises if a batch looks left-padded: without its mask, the shadow would read padding as text."""
+    distinct = bool((ids != ids[:1]).any())
+    padding = {model.generation_config.pad_token_id, model.config.get_text_config().pad_token_id, *eos_token_ids(model)}
+    padding = torch.tensor(sorted(padding - {None}), dtype=ids.dtype, device=ids.device)
+    first, second = ids[:, 0], ids[:, min(1, ids.shape[1] - 1)]
+    starts_padded = torch.isin(first, padding)
+    # A shared first token (a BOS that is also the padding token) is a start of text unless it is repeated.
+    if bool((first == first[0]).all()):
+        starts_padded &= (first == second) & (ids.shape[1] > 1)
+    elif len(padding) == 0:
+        starts_padded = torch.ones_like(starts_padded)  # nothing tells what padding looks like
+    else:
+        starts_padded |= first == second
+    if distinct and starts_padded.any() or (len(ids) == 1 and bool(starts_padded[0] & (first == second)[0])):
+        row = int(starts_padded.nonzero()[0])
+        raise ValueError(
+            f"Row {row} of this batch may be left-padded (it starts with token {int(first[row])}), and a processor does "
+            "not see the attention mask. Pass it: `ContrastiveLogitsProcessor(reference, "
+            "attention_mask=inputs['attention_mask'])`; all ones if nothing is padded."
+        )
+
+
+class ContrastiveLogitsProcessor(LogitsProcessor):
+    r"""
+    Contrastive decoding of two live models: turns the policy's scores into log p_α, with the reference run alongside.
+
+        F(v) = log π(v) − (1 − α) · log π_ref(v)   on the plausible set π ≥ τ·max π,      p_α = softmax(F)
+
+    The policy is the model whose `generate` is called. The reference keeps its own cache, so a step costs one forward of
+    each. Works with greedy search, sampling, `num_return_sequences`, beams, assisted and prompt-lookup decoding; one
+    object may serve several `generate` calls. Not with continuous batching (`generate_batch`), which has no place for a
+    processor with state: use [`ContrastivePairForCausalLM`], which is also the faster way.
+
+    `generate` applies its own penalties before this processor and temperature, top-k and top-p after it. Keep
+    `repetition_penalty` at 1.0 in the generation configuration, so that the plausible set is taken on the raw policy; to
+    penalise the contrast, pass a `RepetitionPenaltyLogitsProcessor` after this one.
+
+    Args:
+        reference_model (`PreTrainedModel`):
+            The model before alignment. It must share the policy's vocabulary; dtype and device may differ.
+        alpha (`float`, *optional*, defaults to `0.4`):
+            α in [0, 1], the weight kept on the policy.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`):
+            τ in [0, 1).
+        attention_mask (`torch.LongTensor` of shape `(B, T)`, *optional*):
+            The prompts' attention mask, required when a batch is left-padded: `generate` does not hand it to processors.
+            It is never guessed from token ids. With one, build a new processor for each batch.
+
+    Raises:
+        ValueError: if α or τ is out of range, or the reference is an encoder-decoder or has a recurrent state; at the
+            first step, if a batch looks padded and has no mask, or the mask belongs to another batch.
+
+    Example:
+
+    ```python
+    >>> from hf_cong import ContrastiveLogitsProcessor
+
+    >>> inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    >>> contrast = ContrastiveLogitsProcessor(reference, alpha=0.4, attention_mask=inputs["attention_mask"])
+    >>> policy.generate(**inputs, logits_processor=[contrast], do_sample=True, temperature=0.8, top_p=0.95)
+    ```
+
+    Source: [ConG](https://huggingface.co/papers/2510.07884); see [`contrastive_scores`] for the formula.
+    """
+
+    def __init__(
+        self,
+        reference_model: PreTrainedModel,
+        *,
+        alpha: float = 0.4,
+        plausibility_threshold: float = 0.1,
+        attention_mask: Tensor | None = None,
+    ):
+        check_alpha(alpha, plausibility_threshold)
+        check_decoder_model(reference_model, "reference")
+        if attention_mask is not None and attention_mask.dim() != 2:
+            raise ValueError(
+                f"`attention_mask` must have shape (batch, tokens), got {tuple(attention_mask.shape)}. Pass the "
+                "tokenizer's `attention_mask` as it is."
+            )
+        self.alpha = alpha
+        self.plausibility_threshold = plausibility_threshold
+        self.shadow = _Shadow(reference_model, attention_mask)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.dim() != 2 or scores.dim() != 2:
+            raise ValueError(
+                f"ContrastiveLogitsProcessor needs whole token rows of shape (batch, tokens), got {tuple(input_ids.shape)}. "
+                "Continuous batching does not keep them: use `ContrastivePairForCausalLM.from_pair(...).generate_batch`."
+            )
+        reference_logits = self.shadow.next_logits(input_ids).to(scores.device)
+        contrast = self.contrast(scores, reference_logits)
+        # `generate` divides flat indices by the width it knows, so ids beyond the common width are forbidden, not cut.
+        output = torch.full_like(scores, -torch.inf, dtype=torch.float32)
+        output[:, : contrast.shape[1]] = contrast
+        return output
+
+    def contrast(self, policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
+        """The formula, `(B, V)` and `(B, V)` to `(B, V)`: what a subclass overrides."""
+        return contrastive_scores(
+            policy_logits, reference_logits, alpha=self.alpha, plausibility_threshold=self.plausibility_threshold
+        )
+
+
+class OfficialContrastiveLogitsProcessor(ContrastiveLogitsProcessor):
+    """
+    ConG's released decoding, to reproduce the paper's samples. The only change is `contrast`: the gauge of the scores.
+
+    The released code penalises repetition by 1.2 after the contrast, on scores whose zero point makes that penalty
+    several times stronger (see [`~functional.official_scores`]). Pass the penalty as the next processor and keep
+    `repetition_penalty` out of the generation configuration:
+
+    ```python
+    >>> from transformers import RepetitionPenaltyLogitsProcessor
+
+    >>> processors = [OfficialContrastiveLogitsProcessor(reference, alpha=0.4), RepetitionPenaltyLogitsProcessor(1.2)]
+    >>> policy.generate(**inputs, logits_processor=processors, do_sample=True, temperature=0.8, top_p=0.95, top_k=0)
+    ```
+
+    Source: the released code of [ConG](https://huggingface.co/papers/2510.07884).
+    """
+
+    def contrast(self, policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
+        return official_scores(
+            policy_logits, reference_logits, alpha=self.alpha, plausibility_threshold=self.plausibility_threshold
+        )

@@ -1,0 +1,268 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""A contrastive pair as one causal language model: two stacks, one cache, log p_α out.
+
+Because it is an ordinary `PreTrainedModel`, whatever takes a model takes the pair. This file, its configuration,
+`functional.py` and `compatibility.py` are also what `save_pretrained` writes for use without hf_cong.
+"""
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.modeling_outputs import CausalLMOutputWithPast
+from transformers.utils import can_return_tuple
+
+from ..compatibility import check_decoder_model, check_decoder_only, check_same_vocabulary, warn_if_identical
+from ..functional import contrastive_scores
+from .configuration_contrastive_pair import ContrastivePairConfig
+
+_AUTO_MAP = {
+    "AutoConfig": "configuration_contrastive_pair.ContrastivePairConfig",
+    "AutoModelForCausalLM": "modeling_contrastive_pair.ContrastivePairForCausalLM",
+}
+
+
+class _ReferenceCache(Cache):
+    """The reference's layers of a cache that holds the policy's first: the reference counts its layers from 0."""
+
+    def __init__(self, cache: Cache, offset: int):
+        self.cache, self.offset = cache, offset
+
+    @property
+    def layers(self):
+        return self.cache.layers[self.offset :]
+
+    def update(self, key_states, value_states, layer_idx, *args, **kwargs):
+        return self.cache.update(key_states, value_states, layer_idx + self.offset, *args, **kwargs)
+
+
+class _ReferencePagedCache:
+    """The same for the paged cache of continuous batching, of which attention calls nothing but `update`."""
+
+    def __init__(self, cache, offset: int):
+        self.cache, self.offset = cache, offset
+
+    def update(self, key_states, value_states, layer_idx, kwargs):
+        return self.cache.update(key_states, value_states, layer_idx + self.offset, kwargs)
+
+
+class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
+    r"""
+    A weak pair, the policy after alignment and the reference before it, as one model that does contrastive decoding.
+
+    `forward` returns log p_α, normalised and **unmasked**: a likelihood, so perplexity and lm-eval score rightly.
+    `generate`, `generate_batch` and `pipeline` sample from p_α on the plausible set, π ≥ τ·max π. Every mode of `generate`
+    works: sampling, beams, left-padded batches, static cache and compile, assisted and prompt-lookup decoding, streaming.
+    Penalties and warpers of the generation configuration act after the contrast, on log p_α.
+
+    The two members must be of one decoder-only family and share a tokenizer. Generation configuration, special tokens and
+    tokenizer are the policy's. The KV cache holds the layers of both stacks, the policy's first.
+
+    Args:
+        config ([`ContrastivePairConfig`]):
+            Configuration of the pair. To build a pair from two models, use [`~ContrastivePairForCausalLM.from_pair`].
+
+    Example:
+
+    ```python
+    >>> from hf_cong import ContrastivePairForCausalLM
+
+    >>> pair = ContrastivePairForCausalLM.from_pair("org/weak-dpo", "org/weak-instruct", alpha=0.4)
+    >>> pair.generate(**inputs, max_new_tokens=256, do_sample=True, temperature=0.8, top_p=0.95)
+    >>> pair.save_pretrained("weak-pair")  # one directory, loads with AutoModelForCausalLM
+    ```
+
+    Source: [ConG](https://huggingface.co/papers/2510.07884); see [`contrastive_scores`] for the formula.
+    """
+
+    config_class = ContrastivePairConfig
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_flex_attn = True
+    _supports_attention_backend = True
+    _can_compile_fullgraph = True
+
+    def __init__(self, config: ContrastivePairConfig):
+        super().__init__(config)
+        check_decoder_only(config.policy_config, "policy")
+        check_decoder_only(config.reference_config, "reference")
+        self.policy = AutoModelForCausalLM.from_config(config.policy_config)
+        self.reference = AutoModelForCausalLM.from_config(config.reference_config)
+        self._no_split_modules = self.policy._no_split_modules
+        self._tokenizer = None
+        self.post_init()
+
+    @classmethod
+    def from_pair(
+        cls,
+        policy: str | PreTrainedModel,
+        reference: str | PreTrainedModel,
+        *,
+        alpha: float = 0.4,
+        plausibility_threshold: float = 0.1,
+        model_init_kwargs: dict | None = None,
+    ) -> "ContrastivePairForCausalLM":
+        """
+        Makes a pair of two models. Models given as objects are adopted, not copied.
+
+        Args:
+            policy (`str` or `PreTrainedModel`):
+                The model after alignment: a model, a path or a Hub id.
+            reference (`str` or `PreTrainedModel`):
+                The model before alignment: a model, a path or a Hub id. When both are given by name (or were loaded by
+                name and their tokenizers are at hand), their vocabularies are compared token by token.
+            alpha (`float`, *optional*, defaults to `0.4`):
+                α in [0, 1], the weight kept on the policy: F = log π − (1 − α)·log π_ref.
+            plausibility_threshold (`float`, *optional*, defaults to `0.1`):
+                τ in [0, 1): generation keeps the tokens with π ≥ τ·max π.
+            model_init_kwargs (`dict`, *optional*):
+                Arguments of `from_pretrained` for the members given by name: `dtype`, `device_map`, `revision`, ...
+
+        Returns:
+            [`ContrastivePairForCausalLM`]: the pair, in eval mode.
+
+        Raises:
+            ValueError: if the models cannot be contrasted token by token: another vocabulary, another model type, an
+                encoder-decoder, a recurrent state; or if α or τ is out of range.
+        """
+        policy, policy_tokenizer = _load(policy, "policy", model_init_kwargs)
+        reference, reference_tokenizer = _load(reference, "reference", model_init_kwargs)
+        if policy_tokenizer is not None and reference_tokenizer is not None:
+            check_same_vocabulary(policy_tokenizer, reference_tokenizer)
+        config = ContrastivePairConfig(
+            policy.config, reference.config, alpha, plausibility_threshold, dtype=policy.dtype
+        )
+        with torch.device("meta"):
+            pair = cls(config)
+        pair.policy, pair.reference, pair._tokenizer = policy, reference, policy_tokenizer
+        pair.generation_config = policy.generation_config
+        pair.eval()
+        warn_if_identical(policy, reference)
+        return pair
+
+    def get_input_embeddings(self):
+        return self.policy.get_input_embeddings()
+
+    def set_input_embeddings(self, value):
+        raise ValueError("A pair has two embeddings: resize `pair.policy` and `pair.reference`, then call `from_pair`.")
+
+    def get_output_embeddings(self):
+        return self.policy.get_output_embeddings()
+
+    @classmethod
+    def _can_set_experts_implementation(cls) -> bool:
+        # transformers looks for a decorator in the source of this file; the experts are the members', who have it.
+        return True
+
+    def prepare_inputs_for_generation(self, *args, **kwargs):
+        # `generate` calls this before every forward and scoring never does: it is where writing and scoring part.
+        return {**super().prepare_inputs_for_generation(*args, **kwargs), "plausible_only": True}
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.LongTensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.LongTensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.FloatTensor | None = None,
+        labels: torch.LongTensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        plausible_only: bool = False,
+        **kwargs,
+    ) -> CausalLMOutputWithPast:
+        r"""
+        Runs both stacks and returns log p_α.
+
+        Args:
+            labels (`torch.LongTensor` of shape `(B, T)`, *optional*):
+                Labels of the causal language-modelling loss, which is the negative log-likelihood under p_α.
+            plausible_only (`bool`, *optional*, defaults to `False`):
+                Whether to restrict p_α to the policy's plausible set. `generate` and `generate_batch` do.
+
+        The other arguments are those of every causal language model. `inputs_embeds` is refused.
+
+        Returns:
+            [`~transformers.modeling_outputs.CausalLMOutputWithPast`]: `logits` is log p_α in float32, of shape
+            `(B, T, vocab_size)`; `past_key_values` is one cache with the layers of both stacks.
+        """
+        if input_ids is None or inputs_embeds is not None:
+            raise ValueError("A pair needs `input_ids`: its two stacks embed them differently, `inputs_embeds` cannot serve both.")
+        paged_cache = kwargs.pop("cache", None)
+        if use_cache is None:
+            use_cache = paged_cache is None and not self.training
+        policy_layers = self.config.policy_config.get_text_config().num_hidden_layers
+        if use_cache and past_key_values is None:
+            past_key_values = DynamicCache(config=self.config)
+        reference_past = None
+        if past_key_values is not None:
+            if not past_key_values.layers:  # a bare `DynamicCache()` grows by itself only from layer 0 upwards
+                past_key_values.layers.extend(DynamicLayer() for _ in range(self.config.num_hidden_layers))
+            reference_past = _ReferenceCache(past_key_values, policy_layers)
+        shared = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+            "use_cache": use_cache,
+            "logits_to_keep": logits_to_keep,
+            **kwargs,
+        }
+        policy_paged, reference_paged = {}, {}
+        if paged_cache is not None:  # continuous batching: only ever generates
+            plausible_only = True
+            policy_paged = {"cache": paged_cache}
+            reference_paged = {"cache": _ReferencePagedCache(paged_cache, policy_layers)}
+
+        policy_logits = self.policy(past_key_values=past_key_values, **shared, **policy_paged).logits
+        reference_logits = self.reference(past_key_values=reference_past, **shared, **reference_paged).logits
+        logits = contrastive_scores(
+            policy_logits,
+            reference_logits.to(policy_logits.device),
+            alpha=self.config.alpha,
+            plausibility_threshold=self.config.plausibility_threshold,
+            mask=plausible_only,
+        )
+        loss = None
+        if labels is not None:
+            loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
+        return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """
+        Saves both members, the policy's tokenizer when it is known, and the code that loads the directory without hf_cong.
+
+        The directory loads with `AutoModelForCausalLM.from_pretrained` after `import hf_cong`, or without hf_cong under
+        `trust_remote_code=True`.
+
+        Args:
+            save_directory (`str` or `os.PathLike`): Where to save.
+            kwargs: Arguments of [`~transformers.PreTrainedModel.save_pretrained`].
+        """
+        self.config.auto_map = _AUTO_MAP
+        super().save_pretrained(save_directory, **kwargs)
+        if self._tokenizer is not None:
+            self._tokenizer.save_pretrained(save_directory)
+        here = Path(__file__).parent
+        package = here.parent if (here.parent / "functional.py").exists() else here
+        sources = [here / f"{name.split('.')[0]}.py" for name in _AUTO_MAP.values()]
+        for source in (*sources, package / "functional.py", package / "compatibility.py"):
+            code = source.read_text(encoding="utf-8").replace("from ..", "from .")
+            (Path(save_directory) / source.name).write_text(code, encoding="utf-8")
+
+
+def _load(model: str | PreTrainedModel, role: str, model_init_kwargs: dict | None):
+    """The model and, when it is known by name, its tokenizer."""
+    name = model
+    if isinstance(model, PreTrainedModel):
+        name = model.name_or_path
+    else:
+        model = AutoModelForCausalLM.from_pretrained(model, **(model_init_kwargs or {}))
+    check_decoder_model(model, role)
+    try:
+        return model, AutoTokenizer.from_pretrained(name) if name else None
+    except (OSError, ValueError):  # a model saved without its tokenizer: nothing to compare
+        return model, None
