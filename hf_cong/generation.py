@@ -1,0 +1,450 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Prompts to completions: batched by length, sharded over processes, journaled.
+
+A completion is a function of the engine, the prompt, the settings and the seed; it does not depend on the batch, the
+order, the number of processes, or on whether the run was killed in between.
+"""
+
+import contextlib
+import hashlib
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import datasets
+import pyarrow.parquet
+import torch
+from accelerate import PartialState
+from peft import PeftModel
+from tqdm.auto import tqdm
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+
+from .compatibility import eos_token_ids
+from .journal import Journal, check_identity, file_sha256, read_journal, replacing, write_manifest
+from .pair import ContrastivePairForCausalLM
+from .prompts import encode_prompt, read_prompts
+
+logger = logging.getLogger(__name__)
+
+_COMPLETIONS, _MANIFEST, _JOURNALS = "completions.parquet", "manifest.json", "journal-*.jsonl"
+
+
+def generate_completions(
+    prompts: datasets.Dataset | list | str | Path,
+    engine: PreTrainedModel | PeftModel | Callable[[], PreTrainedModel | PeftModel],
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    output_dir: str | Path,
+    engine_id: str | None = None,
+    seed: int = 0,
+    max_new_tokens: int = 512,
+    temperature: float = 0.8,
+    top_p: float = 0.95,
+    top_k: int = 0,
+    do_sample: bool = True,
+    repetition_penalty: float = 1.0,
+    batch_size: int = 8,
+    chat_template_kwargs: dict | None = None,
+    invalid_prompts: str = "raise",
+) -> datasets.Dataset:
+    """
+    Writes one completion for every prompt, and keeps them in `output_dir`.
+
+    Every finished batch is journaled. After a kill, the same command redoes at most the batch that was in work on each
+    process, and ends with the bytes of a run that was not interrupted; after the end it returns the stored result.
+    Under `torchrun` or `accelerate launch` the batches are shared out; another number of processes may resume.
+
+    The decoding settings of the engine's own generation configuration are set aside; its special tokens are kept. The
+    repetition penalty acts on the engine's scores, then temperature, `top_k` and `top_p`, in the order of `generate`.
+
+    Args:
+        prompts (`datasets.Dataset`, `list`, `str` or `Path`):
+            Plain strings or chat messages in the column `prompt`: see [`read_prompts`].
+        engine (`PreTrainedModel`, `PeftModel` or `Callable`):
+            A model, such as a [`ContrastivePairForCausalLM`], or a function without arguments that returns one. The
+            function is called only if work is left.
+        tokenizer (`PreTrainedTokenizerBase`):
+            The tokenizer of the engine.
+        output_dir (`str` or `Path`):
+            Receives `journal-*.jsonl`, `completions.parquet` and, last, `manifest.json`.
+        engine_id (`str`, *optional*):
+            A name of everything in the engine that changes what it writes, for callers that know it before they load
+            anything. Without it, the engine is known by a hash of its weights, and a finished run whose engine is a
+            function trusts the function.
+        seed (`int`, *optional*, defaults to `0`):
+            With the content of a prompt, it determines the random numbers of that prompt's completion.
+        max_new_tokens (`int`, *optional*, defaults to `512`):
+            Most tokens of a completion.
+        temperature (`float`, *optional*, defaults to `0.8`):
+            Divides the scores before sampling.
+        top_p (`float`, *optional*, defaults to `0.95`):
+            Samples from the smallest set of tokens with this much probability; `1.0` is off.
+        top_k (`int`, *optional*, defaults to `0`):
+            Samples from this many most probable tokens; `0` is off.
+        do_sample (`bool`, *optional*, defaults to `True`):
+            `False` takes the most probable token at every step.
+        repetition_penalty (`float`, *optional*, defaults to `1.0`):
+            Penalty on tokens of the prompt and of the completion so far; `1.0` is off.
+        batch_size (`int`, *optional*, defaults to `8`):
+            Prompts per batch. It may change when a run is resumed.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables for the chat template: see [`encode_prompt`].
+        invalid_prompts (`str`, *optional*, defaults to `"raise"`):
+            `"raise"` refuses an invalid or over-long prompt by its row; `"drop"` leaves it out and counts it.
+
+    Returns:
+        `datasets.Dataset`: in the order of the prompts, with the columns `prompt_id`, `prompt`, `completion` (`str`),
+        `completion_ids` (without the end-of-sequence token), `finish_reason` (`"stop"` or `"length"`), `seed` (of that
+        row), `alpha` and `plausibility_threshold` (`None` unless the engine is a pair) and `model`.
+
+    Raises:
+        ValueError: if a prompt is invalid or too long for the engine, a setting is out of range, or `output_dir` holds
+            another run.
+        RuntimeError: if another process is writing to `output_dir`.
+
+    Source: Contrastive Weak-to-Strong Generalization (ConG), section 4; https://huggingface.co/papers/2510.07884
+    """
+    rows, dropped = read_prompts(prompts, invalid=invalid_prompts)
+    rows_in = len(rows) + sum(dropped.values())
+    if batch_size < 1 or max_new_tokens < 1:
+        raise ValueError(
+            f"`batch_size` and `max_new_tokens` must be at least 1, got {batch_size} and {max_new_tokens}."
+        )
+    if repetition_penalty <= 0:
+        raise ValueError(f"`repetition_penalty` must be above 0, got {repetition_penalty}; 1.0 is off.")
+    warpers = _warpers(temperature, top_k, top_p) if do_sample else None
+    ids = [encode_prompt(tokenizer, prompt, chat_template_kwargs=chat_template_kwargs) for prompt in rows["prompt"]]
+
+    settings = {
+        "max_new_tokens": max_new_tokens,
+        "do_sample": do_sample,
+        "temperature": temperature if do_sample else None,
+        "top_k": top_k if do_sample else None,
+        "top_p": top_p if do_sample else None,
+        "repetition_penalty": repetition_penalty,
+    }
+    identity = {"prompts": _hash_prompts(rows["prompt_id"], ids), "seed": seed, **settings}
+    if engine_id is not None:
+        identity["engine"] = engine_id
+    elif isinstance(engine, torch.nn.Module):
+        identity["engine"] = _engine_id(engine)
+
+    state, output_dir = PartialState(), Path(output_dir)
+    if (output_dir / _MANIFEST).exists():
+        return _read_finished(output_dir, identity)
+    done = _read_journals(output_dir, identity)[1]
+
+    if any(prompt_id not in done for prompt_id in rows["prompt_id"]):
+        if not isinstance(engine, torch.nn.Module):
+            engine = engine()
+            if engine_id is None:
+                identity["engine"] = _engine_id(engine)
+        lengths = [len(row) for row in ids]
+        fitting = _fitting(lengths, _context_length(engine) - max_new_tokens, max_new_tokens, invalid_prompts)
+        if len(fitting) < len(rows):
+            dropped["too_long"] = len(rows) - len(fitting)
+        config = _generation_config(engine, tokenizer, max_new_tokens, repetition_penalty)
+        special = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        engine_facts = _describe(engine, identity["engine"])
+        columns = {name: engine_facts[name] for name in ("model", "alpha", "plausibility_threshold")}
+
+        batches = _batches(fitting, lengths, batch_size)[state.process_index :: state.num_processes]
+        journal = Journal(
+            output_dir / f"journal-{state.process_index:05d}.jsonl",
+            identity,
+            {"engine": engine_facts, "generation": {**settings, **special}},
+        )
+        with journal, _decoding(engine, config), _progress(sum(map(len, batches)), state) as progress:
+            done = {**done, **{record["prompt_id"]: record for record in journal.records}}
+            for batch in batches:
+                names = rows[batch]["prompt_id"]
+                if all(name in done for name in names):
+                    progress(len(batch), 0)
+                    continue
+                # The whole batch, though a kill may have left part of its records: the same batch gives the same bits.
+                seeds = [row_seed(seed, name) for name in names]
+                new_ids = _generate(engine, [ids[index] for index in batch], seeds, config, warpers)
+                records = []
+                for index, name, number, completion_ids in zip(batch, names, seeds, new_ids, strict=True):
+                    kept_ids, finish_reason = _cut(completion_ids, config.eos_token_id)
+                    text = _decode(tokenizer, ids[index], kept_ids)
+                    record = {"prompt_id": name, "completion": text, "completion_ids": kept_ids}
+                    records.append({**record, "finish_reason": finish_reason, "seed": number, **columns})
+                journal.append([record for record in records if record["prompt_id"] not in done])
+                progress(len(batch), sum(len(record["completion_ids"]) for record in records))
+    state.wait_for_everyone()  # every journal is complete
+
+    if state.is_main_process:
+        provenance, done = _read_journals(output_dir, identity)
+        _finish(output_dir, rows, done, rows_in, dropped, identity, provenance)
+    state.wait_for_everyone()  # and so are the files
+    return _read_finished(output_dir, identity)
+
+
+def row_seed(seed: int, prompt_id: str) -> int:
+    """The seed of one prompt's completion: 63 bits of a hash of the run's seed and the prompt's name."""
+    digest = hashlib.sha256(f"{seed}:{prompt_id}".encode("ascii")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+class DrawToken(LogitsProcessor):
+    """
+    Draws the next token of each row with that row's own random numbers, and leaves only that token.
+
+    `generate(do_sample=True)` has one random stream for the whole batch, so a row depends on its neighbours. Behind
+    this processor, greedy decoding samples: by inversion of the cumulative distribution, one uniform number per token.
+
+    Args:
+        seeds (`list[int]`):
+            One seed per row.
+        prompt_length (`int`):
+            Length of the padded prompts: the step is counted from there.
+        max_new_tokens (`int`):
+            Random numbers to prepare per row.
+    """
+
+    def __init__(self, seeds: list[int], prompt_length: int, max_new_tokens: int):
+        # Made on the CPU, so that they are the same on any device.
+        self.uniforms = torch.stack(
+            [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        )  # (B, max_new_tokens)
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        uniform = self.uniforms[:, input_ids.shape[1] - self.prompt_length].to(scores.device, torch.float64)
+        # In float64, since CUDA leaves the order of summation open: no token's edge moves past a uniform number.
+        cumulative = scores.softmax(-1, dtype=torch.float64).cumsum(-1)  # (B, V)
+        total = cumulative[:, -1:]
+        if not total.isfinite().all():
+            raise ValueError("The engine's scores are not numbers (NaN). Load it in bfloat16 or float32, not float16.")
+        token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)  # (B, 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
+def _warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcessor]:
+    """Stock warpers in the order of `generate`; each refuses a value out of its range."""
+    warpers = []
+    if temperature != 1.0:
+        warpers.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k != 0:
+        warpers.append(TopKLogitsWarper(top_k))
+    if top_p != 1.0:
+        warpers.append(TopPLogitsWarper(top_p))
+    return warpers
+
+
+def _generation_config(engine, tokenizer, max_new_tokens: int, repetition_penalty: float) -> GenerationConfig:
+    """Everything `generate` is told. It is greedy: with `do_sample`, `DrawToken` is what it follows."""
+    eos = sorted({*eos_token_ids(engine), *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])})
+    pad = tokenizer.pad_token_id
+    return GenerationConfig(
+        do_sample=False,
+        max_new_tokens=max_new_tokens,
+        repetition_penalty=float(repetition_penalty),
+        bos_token_id=engine.generation_config.bos_token_id,
+        eos_token_id=eos,
+        pad_token_id=pad if pad is not None else (eos or [0])[0],
+    )
+
+
+@contextlib.contextmanager
+def _decoding(engine: PreTrainedModel | PeftModel, config: GenerationConfig) -> Iterator[None]:
+    """Eval mode, and `config` in the place of the model's own, from which `generate` would fill in what is unset."""
+    model = engine.get_base_model() if isinstance(engine, PeftModel) else engine
+    own, training = model.generation_config, engine.training
+    model.generation_config = config
+    engine.eval()
+    try:
+        yield
+    finally:
+        model.generation_config = own
+        engine.train(training)
+
+
+def _generate(engine, prompt_ids, seeds, config, warpers) -> list[list[int]]:
+    """The new tokens of each row, with whatever follows an end-of-sequence token."""
+    length = max(map(len, prompt_ids))
+    padding = [length - len(row) for row in prompt_ids]
+    input_ids = [[config.pad_token_id] * n + row for n, row in zip(padding, prompt_ids, strict=True)]
+    mask = [[0] * n + [1] * (length - n) for n in padding]
+    processors = []
+    if warpers is not None:
+        processors = [*warpers, DrawToken(seeds, length, config.max_new_tokens)]
+    output = engine.generate(
+        input_ids=torch.tensor(input_ids, device=engine.device),
+        attention_mask=torch.tensor(mask, device=engine.device),
+        generation_config=config,
+        logits_processor=LogitsProcessorList(processors),
+    )
+    return output[:, length:].tolist()
+
+
+def _cut(completion_ids: list[int], eos: list[int]) -> tuple[list[int], str]:
+    for position, token in enumerate(completion_ids):
+        if token in eos:
+            return completion_ids[:position], "stop"
+    return completion_ids, "length"
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completion_ids: list[int]) -> str:
+    """The completion's text as it stands after the prompt: alone, SentencePiece would lose its leading space."""
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    prompt = tokenizer.decode(prompt_ids, **options)
+    both = tokenizer.decode(prompt_ids + completion_ids, **options)
+    if both.startswith(prompt):
+        return both[len(prompt) :]
+    return tokenizer.decode(completion_ids, **options)  # the prompt ended within a character
+
+
+def _context_length(engine) -> int | float:
+    models = [engine.policy, engine.reference] if isinstance(engine, ContrastivePairForCausalLM) else [engine]
+    # Models with relative positions (ALiBi) have no such field and no limit.
+    return min(getattr(m.config.get_text_config(), "max_position_embeddings", torch.inf) for m in models)
+
+
+def _fitting(lengths: list[int], limit: int | float, max_new_tokens: int, invalid: str) -> list[int]:
+    """Indices of the prompts that leave room for `max_new_tokens`."""
+    too_long = [index for index, length in enumerate(lengths) if length > limit]
+    if too_long and invalid == "raise":
+        first = too_long[0]
+        raise ValueError(
+            f"Row {first} of the prompts has {lengths[first]} tokens ({len(too_long)} rows are too long); with "
+            f"`max_new_tokens={max_new_tokens}` the engine's context leaves {limit}. Shorten the prompts, lower "
+            '`max_new_tokens`, or drop and count such rows with `invalid_prompts="drop"`.'
+        )
+    if len(too_long) == len(lengths):
+        raise ValueError(
+            f"All {len(lengths)} prompts are too long; with `max_new_tokens={max_new_tokens}` the engine's context "
+            f"leaves {limit} tokens. Lower `max_new_tokens` or shorten the prompts."
+        )
+    return [index for index, length in enumerate(lengths) if length <= limit]
+
+
+def _batches(indices: list[int], lengths: list[int], batch_size: int) -> list[list[int]]:
+    """Prompts of like length together, the longest first: what does not fit in memory fails at once."""
+    ordered = sorted(indices, key=lambda index: (-lengths[index], index))
+    return [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+
+
+@contextlib.contextmanager
+def _progress(total: int, state: PartialState) -> Iterator[Callable[[int, int], None]]:
+    """A bar of this process's prompts with tokens/s; yields `advance(prompts, tokens)`."""
+    start, written = time.perf_counter(), 0
+    with tqdm(total=total, desc="Writing completions", unit="prompt", disable=not state.is_main_process) as bar:
+
+        def advance(prompts: int, tokens: int) -> None:
+            nonlocal written
+            written += tokens
+            bar.set_postfix_str(f"{written / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
+            bar.update(prompts)
+
+        yield advance
+
+
+def _hash_prompts(names: list[str], ids: list[list[int]]) -> str:
+    """Prompts, their order, and how this tokenizer and chat template encode them."""
+    return hashlib.sha256(json.dumps([list(names), ids]).encode("ascii")).hexdigest()[:16]
+
+
+def _hash_weights(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
+    return digest.hexdigest()[:16]
+
+
+def _engine_id(engine: PreTrainedModel | PeftModel) -> str:
+    if not isinstance(engine, ContrastivePairForCausalLM):
+        return f"weights {_hash_weights(engine)}"
+    return (
+        f"pair of policy {_hash_weights(engine.policy)} and reference {_hash_weights(engine.reference)}, "
+        f"alpha {engine.config.alpha}, plausibility_threshold {engine.config.plausibility_threshold}"
+    )
+
+
+def _describe(engine: PreTrainedModel | PeftModel, engine_id: str) -> dict:
+    """Names for the records and the manifest."""
+    facts = {"id": engine_id, "model": engine.name_or_path or engine_id, "dtype": str(engine.dtype)}
+    if not isinstance(engine, ContrastivePairForCausalLM):
+        return {**facts, "alpha": None, "plausibility_threshold": None}
+    return {
+        **facts,
+        "policy": engine.policy.name_or_path or None,
+        "reference": engine.reference.name_or_path or None,
+        "alpha": engine.config.alpha,
+        "plausibility_threshold": engine.config.plausibility_threshold,
+    }
+
+
+def _read_journals(output_dir: Path, identity: dict) -> tuple[dict, dict[str, dict]]:
+    """What the journals of all processes, of this launch and of earlier ones, say about the run; and their records."""
+    provenance, records = {}, {}
+    for path in sorted(output_dir.glob(_JOURNALS)):
+        header, lines = read_journal(path)
+        if header is not None:
+            check_identity(identity, header["identity"], path)
+            provenance = provenance or header
+        records.update((record["prompt_id"], record) for record in lines)
+    return provenance, records
+
+
+def _finish(output_dir, rows, done, rows_in, dropped, identity, header) -> None:
+    """Writes `completions.parquet`, then the manifest that says it is whole."""
+    kept = [index for index, name in enumerate(rows["prompt_id"]) if name in done]
+    records = [done[name] for name in rows[kept]["prompt_id"]]
+    features = datasets.Features(
+        {
+            "prompt_id": datasets.Value("string"),
+            "prompt": rows.features["prompt"],
+            "completion": datasets.Value("string"),
+            "completion_ids": datasets.List(datasets.Value("int32")),
+            "finish_reason": datasets.Value("string"),
+            "seed": datasets.Value("int64"),
+            "alpha": datasets.Value("float64"),
+            "plausibility_threshold": datasets.Value("float64"),
+            "model": datasets.Value("string"),
+        }
+    )
+    columns = {name: [record[name] for record in records] for name in features if name != "prompt"}
+    columns = {name: columns.get(name, rows[kept]["prompt"]) for name in features}
+    dataset = datasets.Dataset.from_dict(columns, features=features)
+    with replacing(output_dir / _COMPLETIONS) as temporary:
+        dataset.to_parquet(temporary)
+    counts = {
+        "rows_in": rows_in,
+        "kept": len(records),
+        "dropped": dropped,
+        "finish_reason": dict(sorted(Counter(record["finish_reason"] for record in records).items())),
+        "tokens": sum(len(record["completion_ids"]) for record in records),
+    }
+    write_manifest(
+        output_dir / _MANIFEST,
+        {"identity": header["identity"], **header["provenance"], "counts": counts},
+        files=(_COMPLETIONS,),
+    )
+    logger.info("%s: %s", output_dir / _COMPLETIONS, counts)
+
+
+def _read_finished(output_dir: Path, identity: dict) -> datasets.Dataset:
+    manifest = json.loads((output_dir / _MANIFEST).read_text())
+    check_identity(identity, manifest["identity"], output_dir / _MANIFEST)
+    path = output_dir / _COMPLETIONS
+    if file_sha256(path) != manifest["files"][_COMPLETIONS]:
+        raise ValueError(
+            f"{path} is not the file its manifest describes. Delete {output_dir / _MANIFEST} and repeat the command: "
+            "it makes the file again from the journals."
+        )
+    return datasets.Dataset(pyarrow.parquet.read_table(path))
