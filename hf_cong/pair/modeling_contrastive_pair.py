@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple
 
@@ -37,7 +38,7 @@ class _ReferenceCache(Cache):
         return self.cache.update(key_states, value_states, layer_idx + self.offset, *args, **kwargs)
 
 
-class _ReferencePagedCache:
+class _ReferencePagedCache(PagedAttentionCache):
     """The same for the paged cache of continuous batching, of which attention calls nothing but `update`."""
 
     def __init__(self, cache, offset: int):
