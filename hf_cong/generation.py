@@ -22,19 +22,16 @@ from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import (
     GenerationConfig,
-    LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    TemperatureLogitsWarper,
-    TopKLogitsWarper,
-    TopPLogitsWarper,
 )
 
 from .compatibility import eos_token_ids
-from .journal import Journal, check_identity, file_sha256, read_journal, replacing, write_manifest
+from .journal import Journal, check_identity, read_journal, read_manifest, replacing, write_manifest
 from .pair import ContrastivePairForCausalLM
 from .prompts import encode_prompt, read_prompts
+from .sampling import DrawToken, row_seed, warpers
 
 logger = logging.getLogger(__name__)
 
@@ -124,125 +121,65 @@ def generate_completions(
         )
     if repetition_penalty <= 0:
         raise ValueError(f"`repetition_penalty` must be above 0, got {repetition_penalty}; 1.0 is off.")
-    warpers = _warpers(temperature, top_k, top_p) if do_sample else None
+    chain = warpers(temperature, top_k, top_p) if do_sample else None
     ids = [encode_prompt(tokenizer, prompt, chat_template_kwargs=chat_template_kwargs) for prompt in rows["prompt"]]
 
-    settings = {
-        "max_new_tokens": max_new_tokens,
-        "do_sample": do_sample,
-        "temperature": temperature if do_sample else None,
-        "top_k": top_k if do_sample else None,
-        "top_p": top_p if do_sample else None,
-        "repetition_penalty": repetition_penalty,
-    }
+    settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "repetition_penalty": repetition_penalty}
+    if do_sample:
+        settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     identity = {"prompts": _hash_prompts(rows["prompt_id"], ids), "seed": seed, **settings}
-    if engine_id is not None:
-        identity["engine"] = engine_id
-    elif isinstance(engine, torch.nn.Module):
-        identity["engine"] = _engine_id(engine)
+    facts = None
+    if isinstance(engine, torch.nn.Module):
+        facts = _describe(engine)
+    if engine_id is not None or facts is not None:
+        identity["engine"] = engine_id or facts["fingerprint"]
 
     state, output_dir = PartialState(), Path(output_dir)
     if (output_dir / _MANIFEST).exists():
         return _read_finished(output_dir, identity)
-    done = _read_journals(output_dir, identity)[1]
+    _, done = _read_journals(output_dir, identity)
 
-    if any(prompt_id not in done for prompt_id in rows["prompt_id"]):
-        if not isinstance(engine, torch.nn.Module):
+    if any(name not in done for name in rows["prompt_id"]):
+        if facts is None:
             engine = engine()
-            if engine_id is None:
-                identity["engine"] = _engine_id(engine)
+            facts = _describe(engine)
+            identity["engine"] = engine_id or facts["fingerprint"]
         lengths = [len(row) for row in ids]
         fitting = _fitting(lengths, _context_length(engine) - max_new_tokens, max_new_tokens, invalid_prompts)
         if len(fitting) < len(rows):
             dropped["too_long"] = len(rows) - len(fitting)
         config = _generation_config(engine, tokenizer, max_new_tokens, repetition_penalty)
         special = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
-        engine_facts = _describe(engine, identity["engine"])
-        columns = {name: engine_facts[name] for name in ("model", "alpha", "plausibility_threshold")}
+        columns = {name: facts[name] for name in ("alpha", "plausibility_threshold", "model")}
 
         batches = _batches(fitting, lengths, batch_size)[state.process_index :: state.num_processes]
         journal = Journal(
             output_dir / f"journal-{state.process_index:05d}.jsonl",
             identity,
-            {"engine": engine_facts, "generation": {**settings, **special}},
+            {"engine": facts, "generation": {**settings, **special}},
         )
         with journal, _decoding(engine, config), _progress(sum(map(len, batches)), state) as progress:
-            done = {**done, **{record["prompt_id"]: record for record in journal.records}}
+            done |= {record["prompt_id"]: record for record in journal.records}
             for batch in batches:
                 names = rows[batch]["prompt_id"]
                 if all(name in done for name in names):
                     progress(len(batch), 0)
                     continue
-                # The whole batch, though a kill may have left part of its records: the same batch gives the same bits.
+                # The whole batch, though a kill may have left part of it: the same batch gives the same bits.
                 seeds = [row_seed(seed, name) for name in names]
-                new_ids = _generate(engine, [ids[index] for index in batch], seeds, config, warpers)
-                records = []
-                for index, name, number, completion_ids in zip(batch, names, seeds, new_ids, strict=True):
-                    kept_ids, finish_reason = _cut(completion_ids, config.eos_token_id)
-                    text = _decode(tokenizer, ids[index], kept_ids)
-                    record = {"prompt_id": name, "completion": text, "completion_ids": kept_ids}
-                    records.append({**record, "finish_reason": finish_reason, "seed": number, **columns})
+                written = _complete(engine, tokenizer, [ids[index] for index in batch], seeds, config, chain)
+                records = [
+                    {"prompt_id": name, **completion, "seed": number, **columns}
+                    for name, completion, number in zip(names, written, seeds, strict=True)
+                ]
                 journal.append([record for record in records if record["prompt_id"] not in done])
                 progress(len(batch), sum(len(record["completion_ids"]) for record in records))
     state.wait_for_everyone()  # every journal is complete
 
     if state.is_main_process:
-        provenance, done = _read_journals(output_dir, identity)
-        _finish(output_dir, rows, done, rows_in, dropped, identity, provenance)
+        _finish(output_dir, rows, rows_in, dropped, identity)
     state.wait_for_everyone()  # and so are the files
     return _read_finished(output_dir, identity)
-
-
-def row_seed(seed: int, prompt_id: str) -> int:
-    """The seed of one prompt's completion: 63 bits of a hash of the run's seed and the prompt's name."""
-    digest = hashlib.sha256(f"{seed}:{prompt_id}".encode("ascii")).digest()
-    return int.from_bytes(digest[:8], "big") >> 1
-
-
-class DrawToken(LogitsProcessor):
-    """
-    Draws the next token of each row with that row's own random numbers, and leaves only that token.
-
-    `generate(do_sample=True)` has one random stream for the whole batch, so a row depends on its neighbours. Behind
-    this processor, greedy decoding samples: by inversion of the cumulative distribution, one uniform number per token.
-
-    Args:
-        seeds (`list[int]`):
-            One seed per row.
-        prompt_length (`int`):
-            Length of the padded prompts: the step is counted from there.
-        max_new_tokens (`int`):
-            Random numbers to prepare per row.
-    """
-
-    def __init__(self, seeds: list[int], prompt_length: int, max_new_tokens: int):
-        # Made on the CPU, so that they are the same on any device.
-        self.uniforms = torch.stack(
-            [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        )  # (B, max_new_tokens)
-        self.prompt_length = prompt_length
-
-    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        uniform = self.uniforms[:, input_ids.shape[1] - self.prompt_length].to(scores.device, torch.float64)
-        # In float64, since CUDA leaves the order of summation open: no token's edge moves past a uniform number.
-        cumulative = scores.softmax(-1, dtype=torch.float64).cumsum(-1)  # (B, V)
-        total = cumulative[:, -1:]
-        if not total.isfinite().all():
-            raise ValueError("The engine's scores are not numbers (NaN). Load it in bfloat16 or float32, not float16.")
-        token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)  # (B, 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
-
-
-def _warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcessor]:
-    """Stock warpers in the order of `generate`; each refuses a value out of its range."""
-    warpers = []
-    if temperature != 1.0:
-        warpers.append(TemperatureLogitsWarper(float(temperature)))
-    if top_k != 0:
-        warpers.append(TopKLogitsWarper(top_k))
-    if top_p != 1.0:
-        warpers.append(TopPLogitsWarper(top_p))
-    return warpers
 
 
 def _generation_config(engine, tokenizer, max_new_tokens: int, repetition_penalty: float) -> GenerationConfig:
@@ -273,29 +210,30 @@ def _decoding(engine: PreTrainedModel | PeftModel, config: GenerationConfig) -> 
         engine.train(training)
 
 
-def _generate(engine, prompt_ids, seeds, config, warpers) -> list[list[int]]:
-    """The new tokens of each row, with whatever follows an end-of-sequence token."""
+def _complete(engine, tokenizer, prompt_ids, seeds, config, chain) -> list[dict]:
+    """One batch: text, ids and finish reason of each row, with nothing after an end-of-sequence token."""
     length = max(map(len, prompt_ids))
     padding = [length - len(row) for row in prompt_ids]
     input_ids = [[config.pad_token_id] * n + row for n, row in zip(padding, prompt_ids, strict=True)]
     mask = [[0] * n + [1] * (length - n) for n in padding]
     processors = []
-    if warpers is not None:
-        processors = [*warpers, DrawToken(seeds, length, config.max_new_tokens)]
+    if chain is not None:
+        processors = [*chain, DrawToken(seeds, length, config.max_new_tokens)]
     output = engine.generate(
         input_ids=torch.tensor(input_ids, device=engine.device),
         attention_mask=torch.tensor(mask, device=engine.device),
         generation_config=config,
         logits_processor=LogitsProcessorList(processors),
     )
-    return output[:, length:].tolist()
-
-
-def _cut(completion_ids: list[int], eos: list[int]) -> tuple[list[int], str]:
-    for position, token in enumerate(completion_ids):
-        if token in eos:
-            return completion_ids[:position], "stop"
-    return completion_ids, "length"
+    completions = []
+    for prompt, ids in zip(prompt_ids, output[:, length:].tolist(), strict=True):
+        stop = next((position for position, token in enumerate(ids) if token in config.eos_token_id), None)
+        ids = ids[:stop]
+        reason = "length" if stop is None else "stop"
+        completions.append(
+            {"completion": _decode(tokenizer, prompt, ids), "completion_ids": ids, "finish_reason": reason}
+        )
+    return completions
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completion_ids: list[int]) -> str:
@@ -366,43 +304,41 @@ def _hash_weights(model: torch.nn.Module) -> str:
     return digest.hexdigest()[:16]
 
 
-def _engine_id(engine: PreTrainedModel | PeftModel) -> str:
+def _describe(engine: PreTrainedModel | PeftModel) -> dict:
+    """What is recorded of an engine; its `fingerprint` is what another run must have to be the same run."""
     if not isinstance(engine, ContrastivePairForCausalLM):
-        return f"weights {_hash_weights(engine)}"
-    return (
-        f"pair of policy {_hash_weights(engine.policy)} and reference {_hash_weights(engine.reference)}, "
-        f"alpha {engine.config.alpha}, plausibility_threshold {engine.config.plausibility_threshold}"
-    )
-
-
-def _describe(engine: PreTrainedModel | PeftModel, engine_id: str) -> dict:
-    """Names for the records and the manifest."""
-    facts = {"id": engine_id, "model": engine.name_or_path or engine_id, "dtype": str(engine.dtype)}
-    if not isinstance(engine, ContrastivePairForCausalLM):
-        return {**facts, "alpha": None, "plausibility_threshold": None}
+        weights = _hash_weights(engine)
+        facts = {"model": engine.name_or_path or f"weights {weights}", "alpha": None, "plausibility_threshold": None}
+        return {**facts, "weights": weights, "fingerprint": weights}
+    members = {role: _describe(getattr(engine, role)) for role in ("policy", "reference")}
+    members = {role: {name: facts[name] for name in ("model", "weights")} for role, facts in members.items()}
+    policy, reference = members.values()
+    alpha, threshold = engine.config.alpha, engine.config.plausibility_threshold
     return {
-        **facts,
-        "policy": engine.policy.name_or_path or None,
-        "reference": engine.reference.name_or_path or None,
-        "alpha": engine.config.alpha,
-        "plausibility_threshold": engine.config.plausibility_threshold,
+        "model": engine.name_or_path or f"{policy['model']} vs {reference['model']}",
+        "alpha": alpha,
+        "plausibility_threshold": threshold,
+        **members,
+        "fingerprint": f"{policy['weights']} vs {reference['weights']}, alpha={alpha}, "
+        f"plausibility_threshold={threshold}",
     }
 
 
-def _read_journals(output_dir: Path, identity: dict) -> tuple[dict, dict[str, dict]]:
-    """What the journals of all processes, of this launch and of earlier ones, say about the run; and their records."""
-    provenance, records = {}, {}
+def _read_journals(output_dir: Path, identity: dict) -> tuple[dict | None, dict[str, dict]]:
+    """A header and all records of the journals of every process, of this launch and of earlier ones."""
+    header, records = None, {}
     for path in sorted(output_dir.glob(_JOURNALS)):
-        header, lines = read_journal(path)
-        if header is not None:
-            check_identity(identity, header["identity"], path)
-            provenance = provenance or header
-        records.update((record["prompt_id"], record) for record in lines)
-    return provenance, records
+        this_header, lines = read_journal(path)
+        if this_header is not None:
+            check_identity(identity, this_header["identity"], path)
+            header = header or this_header
+        records |= {record["prompt_id"]: record for record in lines}
+    return header, records
 
 
-def _finish(output_dir, rows, done, rows_in, dropped, identity, header) -> None:
+def _finish(output_dir: Path, rows: datasets.Dataset, rows_in: int, dropped: dict, identity: dict) -> None:
     """Writes `completions.parquet`, then the manifest that says it is whole."""
+    header, done = _read_journals(output_dir, identity)
     kept = [index for index, name in enumerate(rows["prompt_id"]) if name in done]
     records = [done[name] for name in rows[kept]["prompt_id"]]
     features = datasets.Features(
@@ -439,12 +375,5 @@ def _finish(output_dir, rows, done, rows_in, dropped, identity, header) -> None:
 
 
 def _read_finished(output_dir: Path, identity: dict) -> datasets.Dataset:
-    manifest = json.loads((output_dir / _MANIFEST).read_text())
-    check_identity(identity, manifest["identity"], output_dir / _MANIFEST)
-    path = output_dir / _COMPLETIONS
-    if file_sha256(path) != manifest["files"][_COMPLETIONS]:
-        raise ValueError(
-            f"{path} is not the file its manifest describes. Delete {output_dir / _MANIFEST} and repeat the command: "
-            "it makes the file again from the journals."
-        )
-    return datasets.Dataset(pyarrow.parquet.read_table(path))
+    check_identity(identity, read_manifest(output_dir / _MANIFEST)["identity"], output_dir / _MANIFEST)
+    return datasets.Dataset(pyarrow.parquet.read_table(output_dir / _COMPLETIONS))

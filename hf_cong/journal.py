@@ -150,14 +150,29 @@ def write_manifest(path: str | os.PathLike, content: dict, *, files: tuple[str, 
     manifest = {
         **content,
         "versions": _versions(),
-        "files": {name: file_sha256(path.parent / name) for name in files},
+        "files": {name: _file_sha256(path.parent / name) for name in files},
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="ascii")
     return manifest
 
 
-def file_sha256(path: str | os.PathLike) -> str:
+def read_manifest(path: str | os.PathLike) -> dict:
+    """The manifest at `path`, once every file it names is found to be as it was written; else `ValueError`."""
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"There is no {path}: the run that writes it has not ended. Repeat its command.")
+    manifest = json.loads(path.read_text(encoding="ascii"))
+    for name, sha256 in manifest["files"].items():
+        if not (path.parent / name).exists() or _file_sha256(path.parent / name) != sha256:
+            raise ValueError(
+                f"{path.parent / name} is missing or is not the file that its manifest describes. "
+                f"Delete {path} and repeat the command that wrote it."
+            )
+    return manifest
+
+
+def _file_sha256(path: str | os.PathLike) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):

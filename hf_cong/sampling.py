@@ -1,0 +1,68 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Sampling in which each row has its own random numbers, so that it does not depend on its neighbours."""
+
+import hashlib
+
+import torch
+from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+
+
+def row_seed(seed: int, prompt_id: str) -> int:
+    """The seed of one prompt's completion: 63 bits of a hash of the run's seed and the prompt's name."""
+    digest = hashlib.sha256(f"{seed}:{prompt_id}".encode("ascii")).digest()
+    return int.from_bytes(digest[:8], "big") >> 1
+
+
+def warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcessor]:
+    """
+    The stock warpers in the order of `generate`; each refuses a value out of its range.
+
+    Args:
+        temperature (`float`):
+            Divides the scores; `1.0` is off.
+        top_k (`int`):
+            Keeps this many most probable tokens; `0` is off.
+        top_p (`float`):
+            Keeps the smallest set of tokens with this much probability; `1.0` is off.
+    """
+    chain = []
+    if temperature != 1.0:
+        chain.append(TemperatureLogitsWarper(float(temperature)))
+    if top_k != 0:
+        chain.append(TopKLogitsWarper(top_k))
+    if top_p != 1.0:
+        chain.append(TopPLogitsWarper(top_p))
+    return chain
+
+
+class DrawToken(LogitsProcessor):
+    """
+    Draws the next token of each row with that row's own random numbers, and leaves only that token.
+
+    `generate(do_sample=True)` has one random stream for the whole batch, so a row depends on its neighbours. Behind
+    this processor, greedy decoding samples: by inversion of the cumulative distribution, one uniform number per token.
+
+    Args:
+        seeds (`list[int]`):
+            One seed per row.
+        prompt_length (`int`):
+            Length of the padded prompts: the step is counted from there.
+        max_new_tokens (`int`):
+            Random numbers to prepare per row.
+    """
+
+    def __init__(self, seeds: list[int], prompt_length: int, max_new_tokens: int):
+        # Made on the CPU, so that they are the same on any device.
+        streams = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        self.uniforms = torch.stack(streams)  # (B, max_new_tokens)
+        self.prompt_length = prompt_length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        uniform = self.uniforms[:, input_ids.shape[1] - self.prompt_length].to(scores.device, torch.float64)  # (B,)
+        # In float64, since CUDA leaves the order of summation open: no token's edge moves past a uniform number.
+        cumulative = scores.softmax(-1, dtype=torch.float64).cumsum(-1)  # (B, V)
+        total = cumulative[:, -1:]
+        if not total.isfinite().all():
+            raise ValueError("The engine's scores are not numbers (NaN). Load it in bfloat16 or float32, not float16.")
+        token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)  # (B, 1)
+        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
