@@ -150,7 +150,7 @@ def write_manifest(path: str | os.PathLike, content: dict, *, files: tuple[str, 
     manifest = {
         **content,
         "versions": _versions(),
-        "files": {name: _file_sha256(path.parent / name) for name in files},
+        "files": {name: file_sha256(path.parent / name) for name in files},
     }
     with replacing(path) as temporary:
         temporary.write_text(json.dumps(manifest, indent=2) + "\n", encoding="ascii")
@@ -164,7 +164,7 @@ def read_manifest(path: str | os.PathLike) -> dict:
         raise FileNotFoundError(f"There is no {path}: the run that writes it has not ended. Repeat its command.")
     manifest = json.loads(path.read_text(encoding="ascii"))
     for name, sha256 in manifest["files"].items():
-        if not (path.parent / name).exists() or _file_sha256(path.parent / name) != sha256:
+        if not (path.parent / name).exists() or file_sha256(path.parent / name) != sha256:
             raise ValueError(
                 f"{path.parent / name} is missing or is not the file that its manifest describes. "
                 f"Delete {path} and repeat the command that wrote it."
@@ -172,7 +172,8 @@ def read_manifest(path: str | os.PathLike) -> dict:
     return manifest
 
 
-def _file_sha256(path: str | os.PathLike) -> str:
+def file_sha256(path: str | os.PathLike) -> str:
+    """The sha256 of a file, in hexadecimal."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 20):
