@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""May these two models be contrasted token by token? Takes tokenizers, configurations and models; generates nothing."""
+"""May these two models be contrasted token by token? Takes tokenizers, configurations, models; generates nothing."""
 
 import logging
 
@@ -16,8 +16,8 @@ def check_same_vocabulary(policy_tokenizer: PreTrainedTokenizerBase, reference_t
     """
     Refuses two tokenizers that do not map the same ids to the same tokens.
 
-    Token-level methods subtract log-probabilities id by id, so one swapped token is silently wrong text. Methods that work
-    on text (weak-to-strong search, ConG's transfer to the strong model) need no common vocabulary.
+    Token-level methods subtract log-probabilities id by id, so one swapped token is silently wrong text. Methods that
+    work on text (weak-to-strong search, ConG's transfer to the strong model) need no common vocabulary.
 
     Args:
         policy_tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the policy.
@@ -60,15 +60,15 @@ def check_decoder_only(config: PreTrainedConfig, role: str):
     """
     if config.is_encoder_decoder:
         raise ValueError(
-            f"`{role}` is an encoder-decoder ({config.model_type!r}). Contrastive decoding needs a decoder-only model, one "
-            "that `AutoModelForCausalLM` loads and that generates from `input_ids` alone."
+            f"`{role}` is an encoder-decoder ({config.model_type!r}). Contrastive decoding needs a decoder-only "
+            "model, one that `AutoModelForCausalLM` loads and that generates from `input_ids` alone."
         )
     recurrent = sorted(set(config.get_text_config().to_dict().get("layer_types") or ()) - set(_ATTENTION_LAYERS))
     if recurrent or _is_stateful(config):
         kind = f"{', '.join(recurrent)} layers" if recurrent else "a recurrent state"
         raise ValueError(
-            f"`{role}` is a {config.model_type!r} model with {kind}: its cache cannot be rolled back, reordered or shared "
-            "by position, so a pair of it would be silently wrong. Use a family whose every layer is attention "
+            f"`{role}` is a {config.model_type!r} model with {kind}: its cache cannot be rolled back, reordered or "
+            "shared by position, so a pair of it would be silently wrong. Use a family whose every layer is attention "
             "(Llama, Qwen2/3, Mistral, Gemma, GPT-2, Mixtral, ...)."
         )
 
@@ -85,8 +85,8 @@ def check_decoder_model(model: PreTrainedModel, role: str):
     check_decoder_only(model.config, role)
     if model._is_stateful or not model.can_generate():
         raise ValueError(
-            f"`{role}` is a {type(model).__name__}, which keeps a recurrent state or has no language-model head. Use a "
-            "causal language model whose every layer is attention."
+            f"`{role}` is a {type(model).__name__}, which keeps a recurrent state or has no language-model head. Use "
+            "a causal language model whose every layer is attention."
         )
 
 
@@ -121,7 +121,7 @@ def warn_if_identical(policy: PreTrainedModel, reference: PreTrainedModel, *, th
     divergence = (logps.exp() * (logps - reference_logits.log_softmax(-1))).sum(-1).mean().item()
     if divergence < threshold:
         logger.warning(
-            "`policy` and `reference` are the same model as far as text shows: KL(policy ‖ reference) is %.1e nats per "
-            "token. There is nothing to contrast; pass the checkpoints after and before alignment.",
+            "`policy` and `reference` are the same model as far as text shows: KL(policy ‖ reference) is %.1e nats "
+            "per token. There is nothing to contrast; pass the checkpoints after and before alignment.",
             divergence,
         )

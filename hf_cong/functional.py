@@ -9,8 +9,8 @@ import math
 import torch
 from torch import Tensor
 
-# Log-probability that a token outside the plausible set loses. exp(-1e4) is exactly 0 in float32, yet the order of such
-# tokens survives: a constraint that forbids every plausible token falls back to the policy's own ranking.
+# Log-probability that a token outside the plausible set loses. exp(-1e4) is exactly 0 in float32, yet the order of
+# such tokens survives: a constraint that forbids every plausible token falls back to the policy's own ranking.
 SOFT_FLOOR = 1e4
 
 
@@ -23,8 +23,8 @@ def check_alpha(alpha: float, plausibility_threshold: float) -> None:
         )
     if not 0 <= plausibility_threshold < 1:
         raise ValueError(
-            f"`plausibility_threshold` must lie in [0, 1), got {plausibility_threshold!r}. 0 keeps every token, 0.1 is "
-            "the usual value."
+            f"`plausibility_threshold` must lie in [0, 1), got {plausibility_threshold!r}. 0 keeps every token, 0.1 "
+            "is the usual value."
         )
 
 
@@ -41,7 +41,8 @@ def plausibility_mask(policy_logits: Tensor, plausibility_threshold: float = 0.1
             τ in [0, 1). `0.0` keeps every token that is not forbidden.
 
     Returns:
-        `torch.BoolTensor` of shape `(..., V)`: `True` on the plausible set V_head. The most likely token is always in it.
+        `torch.BoolTensor` of shape `(..., V)`: `True` on the plausible set V_head. The most likely token is always in
+        it.
 
     Source: the adaptive plausibility constraint of [Contrastive Decoding](https://huggingface.co/papers/2210.15097),
     used by [ConG](https://huggingface.co/papers/2510.07884) as V_head.
@@ -65,16 +66,17 @@ def contrastive_scores(
 
         F(v) = log π(v) − (1 − α) · log π_ref(v)   on the plausible set,      p_α = softmax(F)
 
-    With `mask=True` the implausible tokens keep the finite value `log π(v) − 1e4`: probability exactly 0 in float32, but
-    the order among them is the policy's.
+    With `mask=True` the implausible tokens keep the finite value `log π(v) − 1e4`: probability exactly 0 in float32,
+    but the order among them is the policy's.
 
     Args:
         policy_logits (`torch.Tensor` of shape `(..., V)`):
-            Raw logits (or log-probabilities) of the policy, the model after alignment. `-inf` means forbidden and stays so.
+            Raw logits (or log-probabilities) of the policy, the model after alignment. `-inf` means forbidden and
+            stays so.
         reference_logits (`torch.Tensor` of shape `(..., V_ref)`):
-            The same of the reference, the model before alignment. Any dtype, on the same device. When one head is padded
-            to a larger width, both are cut to the smaller one. A token that only the reference forbids (`-inf`) counts
-            as having a reference log-probability of −1e4.
+            The same of the reference, the model before alignment. Any dtype, on the same device. When one head is
+            padded to a larger width, both are cut to the smaller one. A token that only the reference forbids (`-inf`)
+            counts as having a reference log-probability of −1e4.
         alpha (`float`, *optional*, defaults to `0.4`):
             α in [0, 1], the weight kept on the policy. `1.0` is the policy on its plausible set, `0.0` maximises the
             implicit reward alone. α also acts as a temperature: F = α·[(1 + b)·log π − b·log π_ref], b = (1 − α)/α.
@@ -118,19 +120,20 @@ def contrastive_scores(
     if not mask:
         return scores.log_softmax(-1)
     plausible = plausibility_mask(policy_logps, plausibility_threshold)
-    normaliser = scores.masked_fill(~plausible, -math.inf).logsumexp(-1, keepdim=True)
-    return torch.where(plausible, scores - normaliser, policy_logps - SOFT_FLOOR)
+    contrast = scores.masked_fill(~plausible, -math.inf).log_softmax(-1)
+    return torch.where(plausible, contrast, policy_logps - SOFT_FLOOR)
 
 
 def official_scores(
     policy_logits: Tensor, reference_logits: Tensor, *, alpha: float = 0.4, plausibility_threshold: float = 0.1
 ) -> Tensor:
     """
-    The contrast in the gauge of ConG's released code: the same distribution as [`contrastive_scores`], other zero point.
+    The contrast in the gauge of ConG's released code: the same distribution as [`contrastive_scores`], other zero
+    point.
 
-    The released code fills the reference's implausible entries with −0.001 and takes a log-softmax once more, which adds
-    about (1 − α)·log V to every kept score. That shift changes nothing by itself, but a repetition penalty divides
-    positive scores, so there it acts several times stronger. Use this only to reproduce the paper's samples.
+    The released code fills the reference's implausible entries with −0.001 and takes a log-softmax once more, which
+    adds about (1 − α)·log V to every kept score. That shift changes nothing by itself, but a repetition penalty
+    divides positive scores, so there it acts several times stronger. Use this only to reproduce the paper's samples.
 
     Args:
         policy_logits (`torch.Tensor` of shape `(..., V)`): Raw logits of the policy.
@@ -153,9 +156,10 @@ def official_scores(
 
 
 def log_softmax(logits: Tensor, *, forbidden: float = -math.inf) -> Tensor:
-    """Float32 log-softmax over the last dimension; `-inf` logits become `forbidden`, a row of nothing else is refused."""
+    """Float32 log-softmax over the last dimension; `-inf` becomes `forbidden`, a row of nothing else is refused."""
     logits = logits.float()
-    # A compiled graph cannot raise; eager decoding reads its tokens at every step anyway, so the check costs no extra sync.
+    # A compiled graph cannot raise; eager decoding reads its tokens at every step anyway, so the check costs no extra
+    # sync.
     if not torch.compiler.is_compiling():
         finite = torch.isfinite(logits.amax(-1))
         if not finite.all():

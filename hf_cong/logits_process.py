@@ -14,7 +14,8 @@ class _Shadow:
     Next-token logits of a second model for whatever token rows `generate` shows, at the cost of the new tokens only.
 
     `generate` tells a processor nothing about beams, rollbacks or new prompts. So each call finds, for every row, the
-    row of the last call with the longest common prefix, reorders the cache accordingly, cuts it there and feeds the rest.
+    row of the last call with the longest common prefix, reorders the cache accordingly, cuts it there and feeds the
+    rest.
     """
 
     def __init__(self, model: PreTrainedModel, attention_mask: Tensor | None):
@@ -51,8 +52,11 @@ class _Shadow:
     def _rewind(self, ids: Tensor) -> int:
         """Makes the cache hold a common prefix of every row of `ids`; returns its length."""
         if self.ids is not None:
+            seen = self.ids.shape[1]
+            if ids.shape[1] > seen and torch.equal(ids[:, :seen], self.ids):
+                return seen  # plain decoding: every row goes on
             # At least one token must be fed to get logits, so at most all but one are kept.
-            width = min(ids.shape[1] - 1, self.ids.shape[1])
+            width = min(ids.shape[1] - 1, seen)
             same = ids[:, None, :width] == self.ids[None, :, :width]  # (B, B_old, width)
             lengths, rows = same.long().cumprod(-1).sum(-1).max(1)
             kept = int(lengths.min())
@@ -88,7 +92,11 @@ class _Shadow:
 def _refuse_unmasked_padding(ids: Tensor, model: PreTrainedModel):
     """Raises if a batch looks left-padded: without its mask, the shadow would read padding as text."""
     distinct = bool((ids != ids[:1]).any())
-    padding = {model.generation_config.pad_token_id, model.config.get_text_config().pad_token_id, *eos_token_ids(model)}
+    padding = {
+        model.generation_config.pad_token_id,
+        model.config.get_text_config().pad_token_id,
+        *eos_token_ids(model),
+    }
     padding = torch.tensor(sorted(padding - {None}), dtype=ids.dtype, device=ids.device)
     first, second = ids[:, 0], ids[:, min(1, ids.shape[1] - 1)]
     starts_padded = torch.isin(first, padding)
@@ -99,11 +107,11 @@ def _refuse_unmasked_padding(ids: Tensor, model: PreTrainedModel):
         starts_padded = torch.ones_like(starts_padded)  # nothing tells what padding looks like
     else:
         starts_padded |= first == second
-    if distinct and starts_padded.any() or (len(ids) == 1 and bool(starts_padded[0] & (first == second)[0])):
+    if (distinct and starts_padded.any()) or (len(ids) == 1 and bool(starts_padded[0] & (first == second)[0])):
         row = int(starts_padded.nonzero()[0])
         raise ValueError(
-            f"Row {row} of this batch may be left-padded (it starts with token {int(first[row])}), and a processor does "
-            "not see the attention mask. Pass it: `ContrastiveLogitsProcessor(reference, "
+            f"Row {row} of this batch may be left-padded (it starts with token {int(first[row])}), and a processor "
+            "does not see the attention mask. Pass it: `ContrastiveLogitsProcessor(reference, "
             "attention_mask=inputs['attention_mask'])`; all ones if nothing is padded."
         )
 
@@ -114,14 +122,14 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
 
         F(v) = log π(v) − (1 − α) · log π_ref(v)   on the plausible set π ≥ τ·max π,      p_α = softmax(F)
 
-    The policy is the model whose `generate` is called. The reference keeps its own cache, so a step costs one forward of
-    each. Works with greedy search, sampling, `num_return_sequences`, beams, assisted and prompt-lookup decoding; one
-    object may serve several `generate` calls. Not with continuous batching (`generate_batch`), which has no place for a
-    processor with state: use [`ContrastivePairForCausalLM`], which is also the faster way.
+    The policy is the model whose `generate` is called. The reference keeps its own cache, so a step costs one forward
+    of each. Works with greedy search, sampling, `num_return_sequences`, beams, assisted and prompt-lookup decoding;
+    one object may serve several `generate` calls. Not with continuous batching (`generate_batch`), which has no place
+    for a processor with state: use [`ContrastivePairForCausalLM`], which is also the faster way.
 
     `generate` applies its own penalties before this processor and temperature, top-k and top-p after it. Keep
-    `repetition_penalty` at 1.0 in the generation configuration, so that the plausible set is taken on the raw policy; to
-    penalise the contrast, pass a `RepetitionPenaltyLogitsProcessor` after this one.
+    `repetition_penalty` at 1.0 in the generation configuration, so that the plausible set is taken on the raw policy;
+    to penalise the contrast, pass a `RepetitionPenaltyLogitsProcessor` after this one.
 
     Args:
         reference_model (`PreTrainedModel`):
@@ -131,8 +139,8 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
         plausibility_threshold (`float`, *optional*, defaults to `0.1`):
             τ in [0, 1).
         attention_mask (`torch.LongTensor` of shape `(B, T)`, *optional*):
-            The prompts' attention mask, required when a batch is left-padded: `generate` does not hand it to processors.
-            It is never guessed from token ids. With one, build a new processor for each batch.
+            The prompts' attention mask, required when a batch is left-padded: `generate` does not hand it to
+            processors. It is never guessed from token ids. With one, build a new processor for each batch.
 
     Raises:
         ValueError: if α or τ is out of range, or the reference is an encoder-decoder or has a recurrent state; at the
@@ -173,8 +181,9 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if input_ids.dim() != 2 or scores.dim() != 2:
             raise ValueError(
-                f"ContrastiveLogitsProcessor needs whole token rows of shape (batch, tokens), got {tuple(input_ids.shape)}. "
-                "Continuous batching does not keep them: use `ContrastivePairForCausalLM.from_pair(...).generate_batch`."
+                "ContrastiveLogitsProcessor needs whole token rows of shape (batch, tokens), got "
+                f"{tuple(input_ids.shape)}. Continuous batching does not keep them: use "
+                "`ContrastivePairForCausalLM.from_pair(...).generate_batch`."
             )
         reference_logits = self.shadow.next_logits(input_ids).to(scores.device)
         contrast = self.contrast(scores, reference_logits)

@@ -5,6 +5,7 @@ import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -126,10 +127,16 @@ from transformers import AutoModelForCausalLM
 model = AutoModelForCausalLM.from_pretrained({str(tmp_path / "pair")!r}, trust_remote_code=True)
 model.save_pretrained({str(tmp_path / "again")!r})
 again = AutoModelForCausalLM.from_pretrained({str(tmp_path / "again")!r}, trust_remote_code=True)
-out = [m.generate(torch.tensor([{PROMPT}]), max_new_tokens=8, do_sample=False, pad_token_id=2)[0].tolist() for m in (model, again)]
+write = lambda m: m.generate(torch.tensor([{PROMPT}]), max_new_tokens=8, do_sample=False, pad_token_id=2)[0].tolist()
+out = [write(model), write(again)]
 print("OUT", json.dumps(out))
 """
-    environment = {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1", "PATH": "", "OMP_NUM_THREADS": "1"}
+    environment = {
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+        "HF_HUB_OFFLINE": "1",
+        "PATH": "",
+        "OMP_NUM_THREADS": "1",
+    }
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-2000:]
     first, second = json.loads(run.stdout.split("OUT")[1])
@@ -225,7 +232,9 @@ def test_two_families_are_refused():
         ContrastivePairForCausalLM.from_pair(tiny_model("llama"), tiny_model("gpt2"))
 
 
-@pytest.mark.parametrize(("alpha", "threshold"), [(-0.1, 0.1), (1.5, 0.1), (0.4, 1.0), (0.4, -0.1), (float("nan"), 0.1)])
+@pytest.mark.parametrize(
+    ("alpha", "threshold"), [(-0.1, 0.1), (1.5, 0.1), (0.4, 1.0), (0.4, -0.1), (float("nan"), 0.1)]
+)
 def test_alpha_and_threshold_out_of_range(alpha, threshold):
     with pytest.raises(ValueError, match="must lie in"):
         ContrastivePairForCausalLM.from_pair(*tiny_pair("llama"), alpha=alpha, plausibility_threshold=threshold)
@@ -242,7 +251,7 @@ def test_inputs_embeds_are_refused():
 def test_the_files_of_remote_code_are_the_packages_own(tmp_path):
     ContrastivePairForCausalLM.from_pair(*tiny_pair("llama")).save_pretrained(tmp_path)
     written = (tmp_path / "modeling_contrastive_pair.py").read_text()
-    own = open(modeling_contrastive_pair.__file__).read()
+    own = Path(modeling_contrastive_pair.__file__).read_text()
     assert written == own.replace("from ..", "from .")
     assert sorted(p.name for p in tmp_path.iterdir()) == [
         "compatibility.py",

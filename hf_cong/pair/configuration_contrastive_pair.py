@@ -2,6 +2,7 @@
 """Configuration of a contrastive pair: two configurations, α and τ."""
 
 import copy
+from typing import ClassVar
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -16,7 +17,8 @@ class ContrastivePairConfig(PreTrainedConfig):
         policy_config (`PreTrainedConfig` or `dict`, *optional*):
             Configuration of the policy, the model after alignment.
         reference_config (`PreTrainedConfig` or `dict`, *optional*):
-            Configuration of the reference, the model before alignment. The same `model_type`; depth and width may differ.
+            Configuration of the reference, the model before alignment. The same `model_type`; depth and width may
+            differ.
         alpha (`float`, *optional*, defaults to `0.4`):
             α in [0, 1], the weight kept on the policy: F = log π − (1 − α)·log π_ref.
         plausibility_threshold (`float`, *optional*, defaults to `0.1`):
@@ -29,10 +31,15 @@ class ContrastivePairConfig(PreTrainedConfig):
     """
 
     model_type = "contrastive_pair"
-    sub_configs = {"policy_config": AutoConfig, "reference_config": AutoConfig}  # noqa: RUF012 (transformers' own form)
+    sub_configs: ClassVar = {"policy_config": AutoConfig, "reference_config": AutoConfig}
 
     def __init__(
-        self, policy_config=None, reference_config=None, alpha: float = 0.4, plausibility_threshold: float = 0.1, **kwargs
+        self,
+        policy_config=None,
+        reference_config=None,
+        alpha: float = 0.4,
+        plausibility_threshold: float = 0.1,
+        **kwargs,
     ):
         check_alpha(alpha, plausibility_threshold)
         # transformers builds every configuration without arguments when it writes only what differs from the default
@@ -41,8 +48,8 @@ class ContrastivePairConfig(PreTrainedConfig):
         if self.policy_config.model_type != self.reference_config.model_type:
             raise ValueError(
                 f"`policy` is a {self.policy_config.model_type!r} model and `reference` a "
-                f"{self.reference_config.model_type!r} one. The two stacks of a pair share masks and cache layout, so they "
-                "must be of one model type; for two that only share a tokenizer use `ContrastiveLogitsProcessor`."
+                f"{self.reference_config.model_type!r} one. The two stacks of a pair share masks and cache layout, so "
+                "they must be of one model type; for two that only share a tokenizer use `ContrastiveLogitsProcessor`."
             )
         self.alpha = alpha
         self.plausibility_threshold = plausibility_threshold

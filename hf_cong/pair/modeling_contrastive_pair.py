@@ -53,12 +53,12 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
     A weak pair, the policy after alignment and the reference before it, as one model that does contrastive decoding.
 
     `forward` returns log p_α, normalised and **unmasked**: a likelihood, so perplexity and lm-eval score rightly.
-    `generate`, `generate_batch` and `pipeline` sample from p_α on the plausible set, π ≥ τ·max π. Every mode of `generate`
-    works: sampling, beams, left-padded batches, static cache and compile, assisted and prompt-lookup decoding, streaming.
-    Penalties and warpers of the generation configuration act after the contrast, on log p_α.
+    `generate`, `generate_batch` and `pipeline` sample from p_α on the plausible set, π ≥ τ·max π. Every mode of
+    `generate` works: sampling, beams, left-padded batches, static cache and compile, assisted and prompt-lookup
+    decoding, streaming. Penalties and warpers of the generation configuration act after the contrast, on log p_α.
 
-    The two members must be of one decoder-only family and share a tokenizer. Generation configuration, special tokens and
-    tokenizer are the policy's. The KV cache holds the layers of both stacks, the policy's first.
+    The two members must be of one decoder-only family and share a tokenizer. Generation configuration, special tokens
+    and tokenizer are the policy's. The KV cache holds the layers of both stacks, the policy's first.
 
     Args:
         config ([`ContrastivePairConfig`]):
@@ -148,7 +148,9 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         return self.policy.get_input_embeddings()
 
     def set_input_embeddings(self, value):
-        raise ValueError("A pair has two embeddings: resize `pair.policy` and `pair.reference`, then call `from_pair`.")
+        raise ValueError(
+            "A pair has two embeddings: resize `pair.policy` and `pair.reference`, then call `from_pair`."
+        )
 
     def get_output_embeddings(self):
         return self.policy.get_output_embeddings()
@@ -192,7 +194,9 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
             `(B, T, vocab_size)`; `past_key_values` is one cache with the layers of both stacks.
         """
         if input_ids is None or inputs_embeds is not None:
-            raise ValueError("A pair needs `input_ids`: its two stacks embed them differently, `inputs_embeds` cannot serve both.")
+            raise ValueError(
+                "A pair needs `input_ids`: its two stacks embed them differently, `inputs_embeds` cannot serve both."
+            )
         paged_cache = kwargs.pop("cache", None)
         if use_cache is None:
             use_cache = paged_cache is None and not self.training
@@ -234,10 +238,11 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
 
     def save_pretrained(self, save_directory, **kwargs):
         """
-        Saves both members, the policy's tokenizer when it is known, and the code that loads the directory without hf_cong.
+        Saves both members, the policy's tokenizer when it is known, and the code that loads the directory without
+        hf_cong.
 
-        The directory loads with `AutoModelForCausalLM.from_pretrained` after `import hf_cong`, or without hf_cong under
-        `trust_remote_code=True`.
+        The directory loads with `AutoModelForCausalLM.from_pretrained` after `import hf_cong`, or without hf_cong
+        under `trust_remote_code=True`.
 
         Args:
             save_directory (`str` or `os.PathLike`): Where to save.

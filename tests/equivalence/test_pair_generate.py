@@ -106,7 +106,9 @@ def test_assisted_by_the_policy(subjects, family):
 def test_beams(subjects, family):
     subject = subjects(family)
     ids = torch.tensor([PROMPTS[2]])
-    output = subject.pair.generate(ids, attention_mask=torch.ones_like(ids), num_beams=3, **{**GREEDY, "max_new_tokens": 8})
+    output = subject.pair.generate(
+        ids, attention_mask=torch.ones_like(ids), num_beams=3, **{**GREEDY, "max_new_tokens": 8}
+    )
     expected = oracle_beams(subject.policy, subject.reference, PROMPTS[2], num_beams=3, max_new_tokens=8)
     assert output[0, len(PROMPTS[2]) :].tolist() == expected
 
@@ -133,7 +135,9 @@ def test_user_given_lazy_cache(subjects):
     subject = subjects("qwen2")
     for prompt, expected in zip(PROMPTS, subject.expected, strict=True):
         ids = torch.tensor([prompt])
-        output = subject.pair.generate(ids, attention_mask=torch.ones_like(ids), past_key_values=DynamicCache(), **GREEDY)
+        output = subject.pair.generate(
+            ids, attention_mask=torch.ones_like(ids), past_key_values=DynamicCache(), **GREEDY
+        )
         assert output[0, len(prompt) :].tolist() == expected
 
 
