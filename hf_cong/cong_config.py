@@ -1,0 +1,215 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Settings of [`ConGTrainer`]: those of TRL's [`DPOConfig`], and the few that ConG adds."""
+
+import difflib
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from transformers import TrainingArguments
+from transformers.utils import is_torch_bf16_gpu_available
+from trl import DPOConfig, SFTConfig
+
+from .functional import check_alpha
+
+# Stage I gets these from the fields of `ConGConfig`, or shares them with stage II because both run in one process.
+_SFT_RESERVED = {
+    "output_dir": "it lies below `output_dir/_cong`",
+    "learning_rate": "use `sft_learning_rate`",
+    "num_train_epochs": "use `sft_num_train_epochs`",
+    "report_to": "stage I logs to the trackers of the run, under `sft/`",
+    "hub_token": "log in with `hf auth login` or set `HF_TOKEN`",
+    "push_to_hub": "only the final model is pushed",
+    "load_best_model_at_end": "stage I ends with its last step",
+    **dict.fromkeys(("bf16", "fp16", "use_cpu", "fsdp", "fsdp_config", "deepspeed", "seed"), "both stages share it"),
+}
+# Fields of the same meaning in `DPOConfig` and `SFTConfig`, beyond those of `TrainingArguments`.
+_SHARED = ("activation_offloading", "dataset_num_proc", "max_length", "pad_to_multiple_of", "router_aux_loss_coef")
+# Fields of `TrainingArguments` that are about stage II or the run as a whole.
+_STAGE_TWO = {
+    "deepspeed",
+    "fsdp",
+    "fsdp_config",
+    "greater_is_better",
+    "learning_rate",
+    "load_best_model_at_end",
+    "max_steps",
+    "metric_for_best_model",
+    "num_train_epochs",
+    "output_dir",
+    "push_to_hub",
+    "report_to",
+    "resume_from_checkpoint",
+    "run_name",
+}
+
+
+@dataclass
+class ConGConfig(DPOConfig):
+    r"""
+    Configuration class for the [`ConGTrainer`].
+
+    This class includes only the parameters that are specific to ConG. For a full list of training arguments, please
+    refer to the [`~trl.DPOConfig`] and [`~transformers.TrainingArguments`] documentation: they apply to both stages,
+    except `learning_rate`, `num_train_epochs`, `max_steps` and those of the preference loss, which are stage II's.
+
+    Parameters:
+        > Parameters that control the weak pair
+
+        weak_model_name_or_path (`str`, *optional*):
+            Path or Hub id of the weak model after alignment (the pair's policy).
+        weak_reference_model_name_or_path (`str`, *optional*):
+            Path or Hub id of the weak model before alignment (the pair's reference).
+        weak_model_init_kwargs (`dict[str, Any]`, *optional*):
+            Keyword arguments of [`~transformers.AutoModelForCausalLM.from_pretrained`] for both weak models. Their
+            `dtype` defaults to `bfloat16` when training in bf16, else to `float32`.
+        alpha (`float`, *optional*, defaults to `0.4`):
+            α in [0, 1], the weight kept on the weak policy: F = log π_post − (1 − α)·log π_pre.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`):
+            τ in [0, 1): tokens with π_post ≥ τ·max π_post are plausible.
+
+        > Parameters that control decoding and sampling
+
+        max_new_tokens (`int`, *optional*, defaults to `2048`):
+            Longest completion, decoded by the pair or sampled from the strong model, in tokens of its writer.
+        temperature (`float`, *optional*, defaults to `0.8`):
+            Temperature of both.
+        top_p (`float`, *optional*, defaults to `0.95`):
+            Nucleus of both.
+        top_k (`int`, *optional*, defaults to `0`):
+            Top-k of both; `0` turns it off.
+        generation_batch_size (`int`, *optional*, defaults to `8`):
+            Prompts per `generate` call and process. Completions do not depend on it.
+        drop_truncated (`bool`, *optional*, defaults to `True`):
+            Whether to drop the rows whose chosen completion hit `max_new_tokens`: a text cut in the middle, followed
+            by an end-of-turn token, teaches the model to stop anywhere.
+
+        > Parameters that control stage I
+
+        sft_learning_rate (`float`, *optional*, defaults to `1e-5`):
+            Learning rate of the supervised fine-tuning.
+        sft_num_train_epochs (`float`, *optional*, defaults to `2.0`):
+            Epochs of the supervised fine-tuning; `0` skips it.
+        sft_kwargs (`dict[str, Any]`, *optional*):
+            Any other field of [`~trl.SFTConfig`], for stage I only.
+
+    > [!NOTE]
+    > These parameters have default values different from [`~trl.DPOConfig`]; they are the paper's:
+    > - `beta`: Defaults to `0.5` instead of `0.1`.
+    > - `learning_rate`: Defaults to `6e-7` instead of `1e-6`.
+    > - `num_train_epochs`: Defaults to `1.0` instead of `3.0`.
+    > - `lr_scheduler_type`: Defaults to `"cosine"` instead of `"linear"`, for both stages.
+    > - `warmup_steps`: Defaults to `0.1` (a tenth of the steps) instead of `0`, for both stages.
+    > - `max_length`: Defaults to `2048` instead of `1024`. Rows written by the trainer that are longer are dropped and
+    >   counted, never cut.
+    >
+    > and these for reasons of their own:
+    > - `precompute_ref_log_probs`: Defaults to `True`: the reference is the strong model as stage I leaves it, so its
+    >   log-probabilities are computed once and no second strong model is held.
+    > - `bf16`: Defaults to `True` where the GPU supports it, and to `False` on CPU.
+    > - `ddp_timeout`: Defaults to 6 hours instead of 30 minutes: processes may finish writing far apart.
+
+    Raises:
+        ValueError: if a value is out of range, `sft_kwargs` holds an unknown or reserved key, or `hub_token` is set.
+
+    Source: [ConG](https://huggingface.co/papers/2510.07884), experimental settings.
+    """
+
+    _VALID_DICT_FIELDS = [*DPOConfig._VALID_DICT_FIELDS, "weak_model_init_kwargs", "sft_kwargs"]  # noqa: RUF012
+
+    # Parameters whose default values are overridden from DPOConfig
+    beta: float = field(default=0.5, metadata={"help": "How strongly stage II holds the policy to its reference."})
+    learning_rate: float = field(default=6e-7, metadata={"help": "The initial learning rate of stage II."})
+    num_train_epochs: float = field(default=1.0, metadata={"help": "Epochs of stage II."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning rate schedule of both stages."})
+    warmup_steps: float = field(
+        default=0.1, metadata={"help": "Warm-up of both stages: steps, or a share of the steps if below 1."}
+    )
+    max_length: int | None = field(
+        default=2048,
+        metadata={"help": "Longest prompt and completion, in tokens. Longer rows are dropped and counted."},
+    )
+    precompute_ref_log_probs: bool = field(
+        default=True, metadata={"help": "Whether to score the pairs with the reference once, before stage II."}
+    )
+    ddp_timeout: int = field(default=21600, metadata={"help": "Seconds that a process waits for the others."})
+
+    # Parameters that control the weak pair
+    weak_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Path or Hub id of the weak model after alignment."}
+    )
+    weak_reference_model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Path or Hub id of the weak model before alignment."}
+    )
+    weak_model_init_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Keyword arguments of `from_pretrained` for both weak models."}
+    )
+    alpha: float = field(
+        default=0.4, metadata={"help": "Weight in [0, 1] kept on the weak policy: log p_post - (1 - alpha) log p_pre."}
+    )
+    plausibility_threshold: float = field(
+        default=0.1, metadata={"help": "Tokens with p_post >= plausibility_threshold * max p_post are plausible."}
+    )
+
+    # Parameters that control decoding and sampling
+    max_new_tokens: int = field(default=2048, metadata={"help": "Longest completion, decoded or sampled, in tokens."})
+    temperature: float = field(default=0.8, metadata={"help": "Temperature of decoding and sampling."})
+    top_p: float = field(default=0.95, metadata={"help": "Nucleus of decoding and sampling."})
+    top_k: int = field(default=0, metadata={"help": "Top-k of decoding and sampling; 0 turns it off."})
+    generation_batch_size: int = field(default=8, metadata={"help": "Prompts per `generate` call and process."})
+    drop_truncated: bool = field(
+        default=True, metadata={"help": "Whether to drop rows whose chosen completion hit `max_new_tokens`."}
+    )
+
+    # Parameters that control stage I
+    sft_learning_rate: float = field(default=1e-5, metadata={"help": "The initial learning rate of stage I."})
+    sft_num_train_epochs: float = field(default=2.0, metadata={"help": "Epochs of stage I; 0 skips it."})
+    sft_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Any other field of `SFTConfig`, for stage I only."}
+    )
+
+    def __post_init__(self):
+        if self.hub_token is not None:
+            raise ValueError(
+                "`hub_token` would be written into `training_args.bin`, which is uploaded with the model. Leave it "
+                "unset and log in with `hf auth login`, or set the environment variable `HF_TOKEN`."
+            )
+        if self.bf16 is None and not self.fp16:
+            self.bf16 = is_torch_bf16_gpu_available() and not self.use_cpu
+        super().__post_init__()
+        check_alpha(self.alpha, self.plausibility_threshold)
+        for name in ("max_new_tokens", "generation_batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
+        for name in ("top_k", "sft_learning_rate", "sft_num_train_epochs"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)!r}.")
+        if not self.temperature > 0:
+            raise ValueError(
+                f"`temperature` must be above 0, got {self.temperature!r}. ConG samples; 0.01 is nearly greedy."
+            )
+        if not 0 < self.top_p <= 1:
+            raise ValueError(f"`top_p` must lie in (0, 1], got {self.top_p!r}. 1 turns it off.")
+        self._check_sft_kwargs()
+
+    def _check_sft_kwargs(self):
+        known = {f.name for f in fields(SFTConfig) if f.init}
+        for key in self.sft_kwargs or {}:
+            if key in _SFT_RESERVED:
+                raise ValueError(f"`sft_kwargs` cannot set `{key}`: {_SFT_RESERVED[key]}.")
+            if key not in known:
+                near = ", ".join(f"`{name}`" for name in difflib.get_close_matches(key, known)) or "none"
+                raise ValueError(f"`sft_kwargs` has the unknown key `{key}`. Fields of `SFTConfig` near it: {near}.")
+
+    def sft_settings(self) -> dict[str, Any]:
+        """Arguments of stage I's `SFTConfig`: what both stages share, the `sft_` fields, then `sft_kwargs`."""
+        names = [f.name for f in fields(TrainingArguments) if f.init and f.name not in _STAGE_TWO]
+        settings = {name: getattr(self, name) for name in (*names, *_SHARED)}
+        if self.save_strategy == "best":
+            settings["save_strategy"] = "no"  # the metric is stage II's
+        return {
+            **settings,
+            "report_to": "none",
+            "learning_rate": self.sft_learning_rate,
+            "num_train_epochs": self.sft_num_train_epochs,
+            **(self.sft_kwargs or {}),
+        }

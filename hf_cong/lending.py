@@ -1,0 +1,120 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""One trainer's model lent to another trainer: supervised fine-tuning inside a run that goes on afterwards."""
+
+import logging
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import is_peft_model
+from accelerate.utils.memory import clear_device_cache
+from datasets import Dataset
+from peft import PeftModel
+from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, set_seed
+from trl import SFTConfig, SFTTrainer
+
+from .checkpoints import SealCheckpoints, damage, last_whole_checkpoint, seal
+
+logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def lend(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel | PeftModel]:
+    """
+    Lends a trainer's model to another trainer, and gives it back with new weights and nothing else changed.
+
+    A trainer leaves behind: TRL's fused forward, whose outputs are those of the last trainer built; accelerate's
+    autocast forward; `_is_accelerate_prepared`, which makes the next `prepare` a no-op, without autocast; and settings
+    of the configuration (`output_router_logits` of a mixture of experts).
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`):
+            The model of the lending trainer, not wrapped for distributed training.
+    """
+    names = ("forward", "_original_forward", "_is_accelerate_prepared")
+    modules = [model, model.get_base_model()] if is_peft_model(model) else [model]
+    kept = [{name: module.__dict__[name] for name in names if name in module.__dict__} for module in modules]
+    config = dict(model.config.__dict__)
+    try:
+        yield model
+    finally:
+        for module, attributes in zip(modules, kept, strict=True):
+            for name in names:
+                module.__dict__.pop(name, None)
+            module.__dict__.update(attributes)
+        model.config.__dict__.clear()
+        model.config.__dict__.update(config)
+
+
+class ForwardLogs(TrainerCallback):
+    """Repeats the logs of an inner trainer to the callbacks of `trainer` under `prefix/`: one run in the trackers."""
+
+    def __init__(self, trainer: Trainer, prefix: str):
+        self.trainer, self.prefix = trainer, prefix
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        logs = {f"{self.prefix}/{name}": value for name, value in logs.items()}
+        self.trainer.callback_handler.on_log(self.trainer.args, state, self.trainer.control, logs)
+
+
+def fine_tune(trainer: Trainer, settings: dict[str, Any], output_dir: Path, rows: dict[str, Dataset]) -> None:
+    """
+    Fine-tunes the model of `trainer` in place, or loads the result if an earlier run left it in `output_dir`.
+
+    Continues from the last whole checkpoint there. The result is kept in `final`.
+
+    Args:
+        trainer (`transformers.Trainer`):
+            The trainer that lends its model and whose callbacks receive the logs.
+        settings (`dict[str, Any]`):
+            Arguments of [`~trl.SFTConfig`].
+        output_dir (`Path`):
+            Where checkpoints and result lie. It must be named by all that the result depends on.
+        rows (`dict[str, datasets.Dataset]`):
+            `prompt` and `completion`, by split: `train`, and `eval` or `eval_<name>` to evaluate on.
+    """
+    accelerator, final = trainer.accelerator, output_dir / "final"
+    reason = damage(final)
+    if reason is not None and final.exists():
+        logger.warning(
+            "Fine-tuning is repeated from its last checkpoint: its result %s is damaged: %s.", final, reason
+        )
+    checkpoint = last_whole_checkpoint(output_dir)
+    accelerator.wait_for_everyone()  # all processes have looked before one writes
+    if reason is None:
+        trainer._load_from_checkpoint(str(final))
+        return
+
+    evals = {name.removeprefix("eval_"): dataset for name, dataset in rows.items() if name != "train"}
+    if not evals:
+        settings = {**settings, "eval_strategy": "no"}
+    # Arguments reset accelerate's global state, which only the next trainer built fills again: not a line earlier.
+    config = SFTConfig(output_dir=str(output_dir), **settings)
+    with lend(trainer.model) as model:
+        inner = SFTTrainer(
+            model,
+            config,
+            train_dataset=rows["train"],
+            eval_dataset=evals.get("eval", evals) or None,
+            processing_class=trainer.processing_class,
+            callbacks=[ForwardLogs(trainer, "sft"), SealCheckpoints()],
+        )
+        inner.remove_callback(PrinterCallback)  # `ForwardLogs` reaches the one of `trainer`
+        # The sampler's seed is torch's initial seed, which anything that ran before may have changed.
+        set_seed(config.seed)
+        inner.train(resume_from_checkpoint=checkpoint)
+        if accelerator.is_main_process:
+            shutil.rmtree(final, ignore_errors=True)
+        inner.save_model(str(final))
+        # Frees the optimizer, and the hooks that a distributed wrapper leaves on the parameters.
+        inner.accelerator.free_memory()
+        inner.callback_handler.callbacks.clear()
+        inner.model = inner.model_wrapped = inner.optimizer = inner.lr_scheduler = None
+    del inner
+    clear_device_cache(garbage_collection=True)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        seal(final)
+    accelerator.wait_for_everyone()

@@ -1,0 +1,222 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""The data that [`ConGTrainer`] carries from stage to stage: checked, written, measured, shared between processes."""
+
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset, IterableDataset, load_from_disk
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from .checkpoints import content_key, tokenizer_identity
+from .compatibility import check_same_vocabulary
+from .cong_config import ConGConfig
+from .generation import generate_completions
+from .pair import ContrastivePairForCausalLM
+
+
+def check_dataset(dataset: Dataset | None, argument: str) -> None:
+    """
+    Refuses, before anything is loaded, a dataset that no stage could use.
+
+    Args:
+        dataset (`datasets.Dataset`): The dataset.
+        argument (`str`): Its name in messages.
+
+    Raises:
+        TypeError: if it is not a map-style `Dataset`.
+        ValueError: if it is empty or lacks a column.
+        NotImplementedError: if completions are to be written from images, tools or per-row template arguments.
+    """
+    if isinstance(dataset, IterableDataset):
+        raise TypeError(
+            f"`{argument}` is an IterableDataset; completions are written for whole datasets. Pass a `Dataset`: "
+            "`Dataset.from_list(list(stream.take(n)))`."
+        )
+    if not isinstance(dataset, Dataset):
+        raise TypeError(f"`{argument}` must be a `datasets.Dataset`, got {type(dataset).__name__}.")
+    columns = dataset.column_names
+    if len(dataset) == 0:
+        raise ValueError(f"`{argument}` is empty; it needs at least one row.")
+    if "rejected" in columns:
+        if "chosen" not in columns:
+            raise ValueError(f"`{argument}` has `rejected` without `chosen`; its columns are {columns}. Add `chosen`.")
+        return
+    if "prompt" not in columns:
+        raise ValueError(f"`{argument}` needs the column `prompt`; its columns are {columns}. Rename yours.")
+    unsupported = sorted({"image", "images", "tools", "chat_template_kwargs"} & set(columns))
+    if unsupported:
+        raise NotImplementedError(
+            f"`{argument}` has the columns {unsupported}, which the writing of completions does not know: it is for "
+            "text only. Remove them, or pass a dataset that has `chosen` and `rejected`."
+        )
+
+
+def data_rows(dataset: Dataset) -> list[dict]:
+    """The rows of a dataset without the columns that no stage reads: what names its content."""
+    read = ("prompt", "completion", "chosen", "rejected")
+    return dataset.select_columns([column for column in read if column in dataset.column_names]).to_list()
+
+
+def given_completions(dataset: Dataset, column: str) -> Dataset:
+    """
+    Completions that came with a dataset, as [`generate_completions`] would have returned them.
+
+    Args:
+        dataset (`datasets.Dataset`): Rows with `prompt_id`, `prompt` and `column`.
+        column (`str`): The column of completions: text, or one message of the assistant.
+
+    Raises:
+        ValueError: if a completion is neither; the message names the row.
+    """
+
+    def convert(row: dict, index: int) -> dict:
+        completion = row[column]
+        if isinstance(completion, list) and len(completion) == 1 and completion[0]["role"] == "assistant":
+            completion = completion[0]["content"]
+        if not isinstance(completion, str):
+            raise ValueError(
+                f"Row {index} of `{column}` is {repr(completion)[:80]}; it must be text or one assistant message."
+            )
+        return {"completion": completion, "finish_reason": "stop"}
+
+    others = [name for name in dataset.column_names if name not in ("prompt_id", "prompt")]
+    return dataset.map(convert, with_indices=True, remove_columns=others)
+
+
+def drop_long_rows(
+    dataset: Dataset, columns: tuple[str, ...], tokenizer: PreTrainedTokenizerBase, max_length: int | None
+) -> Dataset:
+    """
+    The rows that a trainer would not cut.
+
+    Args:
+        dataset (`datasets.Dataset`): Rows with `prompt` and `columns`.
+        columns (`tuple[str, ...]`): The columns of completions, each of which follows the prompt.
+        tokenizer (`PreTrainedTokenizerBase`): The tokenizer of the model to train.
+        max_length (`int` or `None`): Most tokens of prompt and completion; `None` keeps every row.
+    """
+
+    def length(prompt: str | list[dict], completion: str | list[dict]) -> int:
+        if isinstance(prompt, str):
+            return len(tokenizer(prompt + completion)["input_ids"]) + 1  # TRL appends the end-of-sequence token
+        return len(tokenizer.apply_chat_template(prompt + completion, tokenize=True, return_dict=False))
+
+    if max_length is None:
+        return dataset
+    return dataset.filter(
+        lambda prompt, *completions: all(length(prompt, completion) <= max_length for completion in completions),
+        input_columns=["prompt", *columns],
+        desc="Measuring lengths",
+    )
+
+
+def weak_tokenizer(
+    weak: tuple[str | PreTrainedModel, str | PreTrainedModel], revision: str | None, trust_remote_code: bool
+) -> PreTrainedTokenizerBase:
+    """
+    The tokenizer of a weak pair, found beside its models.
+
+    Raises:
+        ValueError: if a model was not loaded by name, or the two tokenizers differ.
+    """
+    names = [model if isinstance(model, str) else model.name_or_path for model in weak]
+    if "" in names:
+        raise ValueError(
+            "A weak model was not loaded by name, so its tokenizer is unknown: pass `weak_processing_class`."
+        )
+    tokenizers = [
+        AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code) for name in names
+    ]
+    check_same_vocabulary(*tokenizers)
+    return tokenizers[0]
+
+
+def share(dataset: Dataset, directory: str | Path) -> Dataset:
+    """
+    Stores a dataset once and opens it in every process.
+
+    DPOTrainer caches the scores of the reference beside the dataset, and a dataset in memory has another temporary
+    folder in every process.
+    """
+    directory, state = Path(directory), PartialState()
+    if state.is_main_process and not directory.exists():
+        temporary = directory.with_name(directory.name + ".incomplete")
+        dataset.save_to_disk(temporary)
+        temporary.rename(directory)
+    state.wait_for_everyone()
+    return load_from_disk(directory)
+
+
+def write_completions(
+    prompts: Dataset,
+    engine: Callable[[], PreTrainedModel],
+    engine_id: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    args: ConGConfig,
+    prefix: Path,
+    seed: int,
+) -> Dataset:
+    """[`generate_completions`] with the settings of a run, in the directory `<prefix>-<name of all it depends on>`."""
+    settings = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
+    key = content_key(list(prompts["prompt_id"]), engine_id, tokenizer_identity(tokenizer), settings, seed)
+    return generate_completions(
+        prompts.select_columns(["prompt"]),
+        engine,
+        engine_id=engine_id,
+        tokenizer=tokenizer,
+        output_dir=f"{prefix}-{key}",
+        seed=seed,
+        batch_size=args.generation_batch_size,
+        **settings,
+    )
+
+
+def decode(
+    splits: dict[str, Dataset],
+    weak: tuple[str | PreTrainedModel, str | PreTrainedModel],
+    weak_id: tuple[str, str],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    args: ConGConfig,
+    root: Path,
+) -> dict[str, Dataset]:
+    """
+    Decodes with the weak pair. The pair is made at most once, only if completions are missing, and is gone afterwards.
+
+    Args:
+        splits (`dict[str, datasets.Dataset]`): Rows with `prompt_id` and `prompt`, by split.
+        weak (`tuple`): The weak models after and before alignment: models, paths or Hub ids.
+        weak_id (`tuple[str, str]`): What names their weights: see [`model_identity`].
+        tokenizer (`PreTrainedTokenizerBase`): Their tokenizer.
+        args ([`ConGConfig`]): α, τ, the sampling settings, and how the models are loaded.
+        root (`Path`): Where the directories of the stages lie.
+
+    Returns:
+        `dict[str, datasets.Dataset]`: what [`generate_completions`] returns, by split.
+    """
+    contrast = {"alpha": args.alpha, "plausibility_threshold": args.plausibility_threshold}
+
+    @functools.cache
+    def pair() -> ContrastivePairForCausalLM:
+        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+        defaults = {"dtype": dtype, "trust_remote_code": args.trust_remote_code}
+        model_init_kwargs = {**defaults, **(args.weak_model_init_kwargs or {})}
+        pair = ContrastivePairForCausalLM.from_pair(*weak, **contrast, model_init_kwargs=model_init_kwargs)
+        return pair.to(PartialState().device)
+
+    homes = [(model, model.device) for model in weak if isinstance(model, PreTrainedModel)]
+    engine_id = json.dumps({"policy": weak_id[0], "reference": weak_id[1], **contrast})
+    completions = {
+        name: write_completions(
+            rows, pair, engine_id, tokenizer, args=args, prefix=root / f"decode-{name}", seed=args.seed
+        )
+        for name, rows in splits.items()
+    }
+    for model, home in homes:  # the caller's own go back to where they were
+        model.to(home)
+    return completions
