@@ -1,0 +1,107 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""The names of transformers and TRL that we override or read, and that they are still called: fails first on an upgrade."""
+
+import inspect
+
+import pytest
+from transformers import Trainer
+from trl import DPOConfig, DPOTrainer, SFTTrainer
+
+from hf_cong import ConGTrainer
+
+from .distributed.run_cong import lora, prompts, strong_model
+from .tiny import tiny_tokenizer
+
+
+def parameters(function):
+    return list(inspect.signature(function).parameters)
+
+
+@pytest.mark.parametrize("name", ["_prepare_dataset", "_precompute_ref_logps", "evaluate", "train", "_save"])
+def test_overridden_methods_take_what_upstream_passes(name):
+    ours, theirs = getattr(ConGTrainer, name), getattr(DPOTrainer, name)
+    assert ours is not theirs
+    assert parameters(ours) == parameters(theirs)
+
+
+def test_constructor_takes_every_argument_of_dpo_trainer_in_its_order():
+    ours = inspect.signature(ConGTrainer.__init__).parameters.values()
+    assert [p.name for p in ours if p.kind is not p.KEYWORD_ONLY] == parameters(DPOTrainer.__init__)
+
+
+def test_private_methods_that_we_call():
+    assert parameters(Trainer._load_from_checkpoint) == ["self", "resume_from_checkpoint", "model"]
+    assert {"model", "args", "train_dataset", "eval_dataset", "processing_class", "callbacks"} <= set(
+        parameters(SFTTrainer.__init__)
+    )
+
+
+@pytest.fixture
+def pairs():
+    return prompts(4).map(
+        lambda row, i: {
+            "chosen": [{"role": "assistant", "content": f"kind cat {i}"}],
+            "rejected": [{"role": "assistant", "content": "rude dog"}],
+        },
+        with_indices=True,
+    )
+
+
+def test_hooks_are_called_and_the_state_we_set_is_read(pairs, tmp_path):
+    calls = []
+
+    class Recording(DPOTrainer):
+        def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
+            calls.append(("prepare", dataset_name))
+            return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+
+        def _precompute_ref_logps(self, dataset, name, batch_size):
+            # Set before this call; the name of the cached scores is made of it.
+            calls.append(("score", name, self._precompute_model_hash is not None, self._pair_columns(dataset)))
+            return super()._precompute_ref_logps(dataset, name, batch_size)
+
+        def _pair_columns(self, dataset):
+            return {"prompt_ids", "chosen_ids", "rejected_ids"} <= set(dataset.column_names)
+
+        def _save(self, output_dir=None, state_dict=None):
+            calls.append(("save",))
+            super()._save(output_dir, state_dict)
+
+    args = DPOConfig(
+        output_dir=str(tmp_path),
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        precompute_ref_log_probs=True,
+        max_steps=1,
+        save_strategy="no",
+    )
+    trainer = Recording(
+        strong_model(), args=args, train_dataset=pairs, eval_dataset=pairs, processing_class=tiny_tokenizer()
+    )
+    assert calls == [
+        ("prepare", "train"),
+        ("prepare", "eval"),
+        ("score", "train", True, True),
+        ("score", "eval", True, True),
+    ]
+    assert {"ref_chosen_logps", "ref_rejected_logps"} <= set(trainer.train_dataset.column_names)
+    assert trainer.precompute_ref_logps
+    # What `lend` gives back: the fused forward sits on the instance until training, then accelerate adds the rest.
+    assert "forward" in trainer.model.__dict__
+    assert "_is_accelerate_prepared" not in trainer.model.__dict__
+    trainer.train()
+    assert trainer.model.__dict__["_is_accelerate_prepared"]
+    trainer.save_model()
+    assert calls[-1] == ("save",)
+
+
+def test_adapters_are_named_as_we_expect(pairs, tmp_path):
+    args = DPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False)
+    trainer = DPOTrainer(
+        strong_model(), args=args, train_dataset=pairs, processing_class=tiny_tokenizer(), peft_config=lora()
+    )
+    assert list(trainer.model.peft_config) == ["default"]
+    again = DPOTrainer(trainer.model, args=args, train_dataset=pairs, processing_class=tiny_tokenizer())
+    assert list(again.model.peft_config) == ["default", "ref"]
