@@ -1,0 +1,155 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""The console script `hf-cong`. Each command parses, makes one call, and prints; all work is elsewhere."""
+
+import argparse
+import sys
+from pathlib import Path
+
+_COMMANDS = {
+    "demo": "run the whole job on the built-in sandbox, offline: table and plots in a few minutes",
+    "train": "ConG on your models and prompts: `--config recipe.yaml`",
+    "generate": "prompts to completions, by a pair or one model",
+    "build": "completions to an SFT or a preference dataset",
+}
+
+
+def demo(argv: list[str]):
+    from .sandbox import run_demo
+
+    parser = argparse.ArgumentParser(prog="hf-cong demo", description=_COMMANDS["demo"])
+    parser.add_argument("--output_dir", default="runs/demo", help="where models, tables and plots go")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the ConG runs")
+    args = parser.parse_args(argv)
+    run_demo(args.output_dir, seeds=tuple(args.seeds))
+
+
+def train(argv: list[str]):
+    from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
+
+    from .cong_config import ConGConfig
+    from .cong_trainer import ConGTrainer
+    from .recipes import parse
+
+    script, config, model = parse((ScriptArguments, ConGConfig, ModelConfig), argv, prog="hf-cong train")
+    for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
+        if value is None:
+            raise ValueError(f"`{name}` is required: set it in the recipe or pass `--{name}`.")
+    # As TRL's own scripts do: the model's arguments travel inside the trainer's.
+    config.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(config.model_init_kwargs or {}),
+    }
+    evaluate = config.eval_strategy != "no"
+    trainer = ConGTrainer(
+        model.model_name_or_path,
+        args=config,
+        train_dataset=_load_split(script, script.dataset_train_split),
+        eval_dataset=_load_split(script, script.dataset_test_split) if evaluate else None,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+    )
+    # The same command goes on where a killed run stopped.
+    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint or True)
+    trainer.save_model(config.output_dir)
+    if config.push_to_hub:
+        trainer.push_to_hub(dataset_name=script.dataset_name)
+    for stage, counts in trainer.stage_counts.items():
+        print(f"{stage}: {_count_line(counts)}")
+    print(f"The model is in {config.output_dir}.")
+
+
+def generate(argv: list[str]):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from .generation import generate_completions
+    from .pair import ContrastivePairForCausalLM
+    from .recipes import GenerateArguments, parse
+
+    (args,) = parse((GenerateArguments,), argv, prog="hf-cong generate")
+
+    def engine():
+        init = {"dtype": args.dtype, "device_map": "auto"}
+        if args.reference is None:
+            return AutoModelForCausalLM.from_pretrained(args.policy, **init)
+        return ContrastivePairForCausalLM.from_pair(
+            args.policy,
+            args.reference,
+            alpha=args.alpha,
+            plausibility_threshold=args.plausibility_threshold,
+            model_init_kwargs=init,
+        )
+
+    completions = generate_completions(
+        args.prompts,
+        engine,
+        tokenizer=AutoTokenizer.from_pretrained(args.policy),
+        output_dir=args.output_dir,
+        seed=args.seed,
+        max_new_tokens=args.max_new_tokens,
+        temperature=args.temperature,
+        top_p=args.top_p,
+        top_k=args.top_k,
+        batch_size=args.batch_size,
+        invalid_prompts=args.invalid_prompts,
+    )
+    print(f"{len(completions)} completions are in {args.output_dir}.")
+
+
+def build(argv: list[str]):
+    from .preferences import build_preference_dataset, build_sft_dataset
+    from .recipes import BuildArguments, parse
+
+    (args,) = parse((BuildArguments,), argv, prog="hf-cong build")
+    options = {"output_dir": args.output_dir, "drop_truncated": args.drop_truncated}
+    if args.rejected is None:
+        _, counts = build_sft_dataset(args.chosen, **options)
+    else:
+        _, counts = build_preference_dataset(args.chosen, args.rejected, **options)
+    print(f"{_count_line(counts)}. The dataset is in {args.output_dir}.")
+
+
+def _load_split(script, split: str):
+    """The split of a Hub dataset, or a local `.jsonl` or `.parquet` file (which is one split)."""
+    import datasets
+
+    suffix = Path(script.dataset_name).suffix
+    if suffix in (".jsonl", ".parquet"):
+        if not Path(script.dataset_name).is_file():
+            raise FileNotFoundError(f"`dataset_name`: there is no file {script.dataset_name!r}.")
+        builder = "json" if suffix == ".jsonl" else "parquet"
+        return datasets.load_dataset(builder, data_files={split: script.dataset_name}, split=split)
+    return datasets.load_dataset(script.dataset_name, script.dataset_config, split=split)
+
+
+def _count_line(counts: dict) -> str:
+    drops = ", ".join(f"{number} {reason}" for reason, number in counts["dropped"].items() if number) or "nothing"
+    return f"{counts['rows_in']} rows in, {counts['kept']} kept, dropped: {drops}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command; a refusal is one line on stderr and exit status 2, `--debug` shows the traceback."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in argv
+    argv = [arg for arg in argv if arg != "--debug"]
+    if not argv or argv[0] in ("-h", "--help"):
+        print("usage: hf-cong COMMAND [--config recipe.yaml] [--key value ...] [--debug]\n")
+        print("\n".join(f"  {name:10} {text}" for name, text in _COMMANDS.items()))
+        return 0 if argv else 2
+    command = {"demo": demo, "train": train, "generate": generate, "build": build}.get(argv[0])
+    if command is None:
+        print(f"hf-cong: there is no command {argv[0]!r}. Commands: {', '.join(_COMMANDS)}.", file=sys.stderr)
+        return 2
+    try:
+        command(argv[1:])
+    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+        if debug:
+            raise
+        print(f"hf-cong {argv[0]}: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,171 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Recipes: YAML files that fill the arguments of one Python call, and nothing else.
+
+A recipe is data. It cannot set environment variables, run code or switch on `trust_remote_code`; an unknown key is an
+error. Any key can be overridden on the command line as `--key value`.
+"""
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+from trl import TrlParser
+
+_MAX_BYTES = 1_000_000
+# What a file that somebody else wrote must not decide, wherever it stands in the recipe.
+_BY_HAND_ONLY = {
+    "trust_remote_code": "it runs code of a repository on your machine: pass `--trust_remote_code true` yourself",
+    "hub_token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
+    "token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
+    "env": "a recipe sets no environment variables: export them in your shell",
+}
+
+
+@dataclass
+class GenerateArguments:
+    """
+    Arguments of `hf-cong generate`: prompts to completions.
+
+    Args:
+        prompts (`str`): A `.jsonl` or `.parquet` file, or the id of a dataset on the Hub, with a column `prompt`.
+        output_dir (`str`): Where completions, journal and manifest go. The same command resumes there.
+        policy (`str`): The model after alignment (or the only model): path or Hub id.
+        reference (`str`, *optional*): The model before alignment. Without it, `policy` writes alone.
+        alpha (`float`, *optional*, defaults to `0.4`): Weight kept on the policy.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`): τ of the plausible set.
+        dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
+        seed (`int`, *optional*, defaults to `0`): Seed; each prompt has its own stream.
+        max_new_tokens (`int`, *optional*, defaults to `2048`): Longest completion, in tokens.
+        temperature (`float`, *optional*, defaults to `0.8`): Sampling temperature.
+        top_p (`float`, *optional*, defaults to `0.95`): Nucleus.
+        top_k (`int`, *optional*, defaults to `0`): Top-k; 0 turns it off.
+        batch_size (`int`, *optional*, defaults to `8`): Prompts per batch.
+        invalid_prompts (`str`, *optional*, defaults to `"raise"`): `"drop"` leaves bad rows out and counts them.
+    """
+
+    prompts: str = field(metadata={"help": "JSONL or Parquet file, or Hub dataset id, with a column `prompt`."})
+    output_dir: str = field(metadata={"help": "Directory of completions, journal and manifest."})
+    policy: str = field(metadata={"help": "Model after alignment: path or Hub id."})
+    reference: str | None = field(default=None, metadata={"help": "Model before alignment: path or Hub id."})
+    alpha: float = field(default=0.4, metadata={"help": "Weight in [0, 1] kept on the policy."})
+    plausibility_threshold: float = field(default=0.1, metadata={"help": "Plausible: p >= threshold * max p."})
+    dtype: str = field(default="auto", metadata={"help": "Dtype of the weights: auto, bfloat16, float32, ..."})
+    seed: int = field(default=0, metadata={"help": "Seed of the run; each prompt has its own stream."})
+    max_new_tokens: int = field(default=2048, metadata={"help": "Longest completion, in tokens."})
+    temperature: float = field(default=0.8, metadata={"help": "Sampling temperature."})
+    top_p: float = field(default=0.95, metadata={"help": "Nucleus."})
+    top_k: int = field(default=0, metadata={"help": "Top-k; 0 turns it off."})
+    batch_size: int = field(default=8, metadata={"help": "Prompts per batch."})
+    invalid_prompts: str = field(default="raise", metadata={"help": "raise, or drop and count bad prompts."})
+
+
+@dataclass
+class BuildArguments:
+    """
+    Arguments of `hf-cong build`: completions to an SFT or a preference dataset.
+
+    Args:
+        chosen (`str`): Output directory of a `hf-cong generate` run.
+        output_dir (`str`): Where the Parquet file and its manifest go.
+        rejected (`str`, *optional*): Another such directory; with it, a preference dataset is built.
+        drop_truncated (`bool`, *optional*, defaults to `True`): Whether to drop what the length limit cut.
+    """
+
+    chosen: str = field(metadata={"help": "Output directory of a `hf-cong generate` run."})
+    output_dir: str = field(metadata={"help": "Directory of the dataset and its manifest."})
+    rejected: str | None = field(default=None, metadata={"help": "Another such directory: builds preferences."})
+    drop_truncated: bool = field(default=True, metadata={"help": "Drop completions that the length limit cut."})
+
+
+def read_recipe(path: str | Path, known: list[str]) -> dict:
+    """
+    Reads one recipe.
+
+    Args:
+        path (`str` or `Path`): A YAML file with one mapping.
+        known (`list[str]`): The keys it may have.
+
+    Returns:
+        `dict`: the recipe's values.
+
+    Raises:
+        FileNotFoundError: if there is no such file.
+        ValueError: if the file is no plain mapping, holds an unknown key (the nearest known ones are named), a
+        repeated
+            key, an alias, or something that only the user's own hand may set.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no recipe {str(path)!r}.")
+    if path.stat().st_size > _MAX_BYTES:
+        raise ValueError(f"{path} has {path.stat().st_size} bytes; a recipe has at most {_MAX_BYTES}.")
+    text = path.read_text(encoding="utf-8")
+    try:
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"{path} uses the YAML alias `*{event.anchor}`. Write the value out.")
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        recipe = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise ValueError(f"{path} is not plain YAML: {str(error)[:300]}") from None
+    if not isinstance(recipe, dict):
+        raise ValueError(f"{path} must hold one mapping `key: value`, got {type(recipe).__name__}.")
+    keys = [key.value for key, _ in node.value]
+    repeated = sorted({key for key in keys if keys.count(key) > 1})
+    if repeated:
+        raise ValueError(f"{path} sets `{repeated[0]}` more than once. Keep one.")
+    _refuse_by_hand_only(recipe, path)
+    for key in recipe:
+        if key not in known:
+            raise ValueError(f"{path}: {_unknown(str(key), known)}")
+    return recipe
+
+
+def parse(dataclass_types: tuple, argv: list[str], *, prog: str) -> tuple:
+    """
+    Parses `--config recipe.yaml --key value ...` into dataclasses; the command line wins over the recipe.
+
+    Args:
+        dataclass_types (`tuple`): Dataclasses whose fields are the keys.
+        argv (`list[str]`): Command-line arguments, without the program's name.
+        prog (`str`): The command, for usage and errors.
+
+    Returns:
+        `tuple`: one instance of each dataclass.
+
+    Raises:
+        ValueError: for an unknown key in the recipe or on the command line. See also [`read_recipe`].
+    """
+    usage = f"{prog} --config recipe.yaml [--key value ...]"
+    parser = TrlParser(dataclass_types, prog=prog, usage=usage, allow_abbrev=False)
+    known = [action.dest for action in parser._actions if action.dest != "help"]
+    argv = list(argv)
+    if "--config" in argv:
+        at = argv.index("--config")
+        if at + 1 == len(argv):
+            raise ValueError(f"`--config` needs the path of a recipe: {usage}.")
+        recipe = read_recipe(argv[at + 1], known)
+        del argv[at : at + 2]
+        parser.set_defaults_with_config(**recipe)
+    _, rest = parser.parse_known_args(argv)
+    if rest:
+        raise ValueError(f"On the command line: {_unknown(rest[0].lstrip('-').split('=')[0], known)}")
+    return parser.parse_args_into_dataclasses(argv)
+
+
+def _unknown(key: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    hint = f"Known keys near it: {', '.join(f'`{name}`' for name in near)}." if near else "No known key is near it."
+    return f"unknown key `{key}`. {hint}"
+
+
+def _refuse_by_hand_only(value: object, path: Path):
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            if key in _BY_HAND_ONLY:
+                raise ValueError(f"{path} sets `{key}`: {_BY_HAND_ONLY[key]}.")
+            _refuse_by_hand_only(inner, path)
+    elif isinstance(value, list):
+        for inner in value:
+            _refuse_by_hand_only(inner, path)

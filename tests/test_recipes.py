@@ -1,0 +1,105 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Every recipe of the repository parses; hostile and misspelt ones are refused."""
+
+from pathlib import Path
+
+import pytest
+from trl import ModelConfig, ScriptArguments
+
+from hf_cong import ConGConfig
+from hf_cong.cli import main
+from hf_cong.recipes import BuildArguments, GenerateArguments, parse
+
+RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/cong.yaml"))
+TRAIN = (ScriptArguments, ConGConfig, ModelConfig)
+ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_every_training_recipe_parses(path):
+    assert {"qwen2.5", "sandbox", "stories"} <= {recipe.parent.name for recipe in RECIPES}
+    script, config, model = parse(TRAIN, ["--config", str(path), *ON_CPU], prog="hf-cong train")
+    assert model.model_name_or_path and script.dataset_name
+    assert config.weak_model_name_or_path and config.weak_reference_model_name_or_path
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+def test_every_key_has_a_comment_above_it_or_above_its_group(path):
+    comment = False
+    for line in path.read_text().splitlines():
+        if line.startswith("#"):
+            comment = True
+        elif not line:
+            comment = False
+        elif not line.startswith(" "):
+            assert comment or "#" in line, f"{path}: {line}"
+
+
+def test_the_papers_recipe_holds_the_papers_numbers():
+    path = Path(__file__).parents[1] / "recipes" / "qwen2.5" / "cong.yaml"
+    _, config, _ = parse(TRAIN, ["--config", str(path), *ON_CPU], prog="hf-cong train")
+    assert (config.alpha, config.plausibility_threshold, config.temperature, config.top_p) == (0.4, 0.1, 0.8, 0.95)
+    assert (config.sft_learning_rate, config.sft_num_train_epochs) == (1e-5, 2)
+    assert (config.beta, config.learning_rate, config.num_train_epochs) == (0.5, 6e-7, 1)
+    defaults = ConGConfig(output_dir="unused", use_cpu=True)  # and the defaults are the same
+    for name in ("alpha", "beta", "learning_rate", "sft_learning_rate", "sft_num_train_epochs", "max_length", "top_p"):
+        assert getattr(defaults, name) == getattr(config, name), name
+
+
+def write(tmp_path, text):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(text)
+    return str(path)
+
+
+def test_the_command_line_wins(tmp_path):
+    recipe = write(tmp_path, "chosen: a\noutput_dir: b\ndrop_truncated: false\n")
+    (args,) = parse((BuildArguments,), ["--config", recipe, "--output_dir", "c"], prog="hf-cong build")
+    assert args == BuildArguments(chosen="a", output_dir="c", drop_truncated=False)
+
+
+HOSTILE = {
+    "misspelt": ("learning_rat: 1.0\noutput_dir: x\n", r"unknown key `learning_rat`\. .*`learning_rate`"),
+    "of an older TRL": ("warmup_ratio: 0.1\noutput_dir: x\n", r"unknown key `warmup_ratio`\. .*`warmup_steps`"),
+    "environment": ("env: {HF_ENDPOINT: evil}\noutput_dir: x\n", "sets `env`"),
+    "remote code": ("trust_remote_code: true\noutput_dir: x\n", "sets `trust_remote_code`"),
+    "remote code, nested": ("weak_model_init_kwargs: {trust_remote_code: true}\noutput_dir: x\n", "trust_remote_code"),
+    "a token": ("hub_token: hf_abc\noutput_dir: x\n", "sets `hub_token`"),
+    "python": ("output_dir: !!python/object/apply:os.system ['true']\n", "not plain YAML"),
+    "an alias bomb": ("a: &a [1]\noutput_dir: *a\n", "alias"),
+    "a repeated key": ("output_dir: x\noutput_dir: y\n", "`output_dir` more than once"),
+    "a list": ("- output_dir\n", "must hold one mapping"),
+    "nothing": ("", "must hold one mapping"),
+    "broken": ("output_dir: [\n", "not plain YAML"),
+    "deep": ("output_dir: " + "[" * 5000 + "\n", "not plain YAML"),
+    "huge": ("# " + "x" * 1_000_001 + "\n", "bytes"),
+}
+
+
+@pytest.mark.parametrize("text, message", HOSTILE.values(), ids=HOSTILE)
+def test_refused(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(TRAIN, ["--config", write(tmp_path, text), *ON_CPU], prog="hf-cong train")
+
+
+def test_unknown_flags_name_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown key `temprature`\. .*`temperature`"):
+        parse(
+            (GenerateArguments,),
+            ["--prompts", "a", "--output_dir", "b", "--policy", "c", "--temprature", "1"],
+            prog="x",
+        )
+    with pytest.raises(FileNotFoundError, match="no recipe"):
+        parse((BuildArguments,), ["--config", str(tmp_path / "none.yaml")], prog="x")
+
+
+def test_a_refusal_is_one_line_and_status_2(tmp_path, capsys):
+    assert main(["train", "--config", write(tmp_path, "alpah: 1\n")]) == 2
+    error = capsys.readouterr().err
+    assert "unknown key `alpah`" in error and "`alpha`" in error and error.count("\n") == 1
+    assert main(["nonsense"]) == 2 and "Commands: demo, train" in capsys.readouterr().err
+    assert main(["train", "--use_cpu", "true", "--output_dir", str(tmp_path)]) == 2
+    assert "`model_name_or_path` is required" in capsys.readouterr().err
+    assert main(["--help"]) == 0 and "demo" in capsys.readouterr().out
+    with pytest.raises(ValueError):
+        main(["train", "--debug", "--config", write(tmp_path, "alpah: 1\n")])
