@@ -100,6 +100,12 @@ def eos_token_ids(model: PreTrainedModel) -> list[int]:
     return [eos] if isinstance(eos, int) else list(eos)
 
 
+def context_length(model: PreTrainedModel) -> int | None:
+    """Longest row of tokens the model was built for; `None` when its configuration states none."""
+    # GPT-2 and others name it otherwise and map the attribute, so the dictionary of the configuration would not do.
+    return getattr(model.config.get_text_config(), "max_position_embeddings", None)
+
+
 @torch.no_grad()
 def warn_if_identical(policy: PreTrainedModel, reference: PreTrainedModel, *, threshold: float = 1e-6):
     """
@@ -114,7 +120,8 @@ def warn_if_identical(policy: PreTrainedModel, reference: PreTrainedModel, *, th
         threshold (`float`, *optional*, defaults to `1e-6`): KL per token, in nats, under which to warn.
     """
     width = min(policy.config.get_text_config().vocab_size, reference.config.get_text_config().vocab_size)
-    ids = (torch.arange(64) * 7919 % width)[None]
+    length = min(64, *(context_length(model) or 64 for model in (policy, reference)))
+    ids = (torch.arange(length) * 7919 % width)[None]
     policy_logits = policy(ids.to(policy.device)).logits.float().cpu()[..., :width]
     reference_logits = reference(ids.to(reference.device)).logits.float().cpu()[..., :width]
     logps = policy_logits.log_softmax(-1)

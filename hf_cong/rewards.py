@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from .compatibility import context_length
 from .functional import implicit_reward, token_logps
 from .prompts import encode_prompt
 
@@ -51,7 +52,7 @@ def completion_logps(
     Raises:
         ValueError: if the lists differ in length, or a row is longer than the model's context.
     """
-    limit = model.config.get_text_config().to_dict().get("max_position_embeddings")
+    limit = context_length(model)
     rows = []
     for index, (prompt, completion) in enumerate(zip(prompts, completions, strict=True)):
         prompt_ids = encode_prompt(tokenizer, prompt, chat_template_kwargs=chat_template_kwargs)
