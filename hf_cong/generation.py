@@ -134,7 +134,8 @@ def generate_completions(
     if engine_id is not None or facts is not None:
         identity["engine"] = engine_id or facts["fingerprint"]
 
-    state, output_dir = PartialState(), Path(output_dir)
+    # Without an accelerator, only `cpu=True` makes accelerate see the other processes.
+    state, output_dir = PartialState(cpu=not torch.accelerator.is_available()), Path(output_dir)
     if (output_dir / _MANIFEST).exists():
         return _read_finished(output_dir, identity)
     _, done = _read_journals(output_dir, identity)
