@@ -1,0 +1,320 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Tables and pictures of an evaluation: means with 95% intervals, side by side.
+
+This module knows nothing about models or methods: it gets numbers and labels. Pictures are PNG files that are readable
+at a width of 800 pixels, in colours that colour-blind readers can tell apart (Okabe and Ito 2008).
+"""
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import stats
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_WIDTH = 8.0  # inches, at 150 dots per inch
+
+
+class Interval(NamedTuple):
+    """A mean and the ends of its confidence interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} ± {(self.high - self.low) / 2:.3f}"
+
+
+def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:
+    """The mean of independent values and its Student-t confidence interval.
+
+    Args:
+        values (`Sequence[float]`):
+            One finite number per independent unit, such as a held-out prompt. Average repeated measures of one unit
+            (seeds) before.
+        confidence (`float`, *optional*, defaults to `0.95`):
+            Probability that the interval covers the true mean.
+
+    Returns:
+        [`Interval`]: its ends are infinite for a single value, which says nothing about the spread.
+
+    Raises:
+        ValueError: if there is no value, or one is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0 or not np.isfinite(array).all():
+        bad = int(array.size - np.isfinite(array).sum())
+        raise ValueError(
+            f"`values` must be finite numbers, got {array.size} with {bad} not finite. Drop and count those."
+        )
+    mean = float(array.mean())
+    if array.size == 1:
+        return Interval(mean, -np.inf, np.inf)
+    half = float(stats.sem(array) * stats.t.ppf((1 + confidence) / 2, array.size - 1))
+    return Interval(mean, mean - half, mean + half)
+
+
+def render_table(rows: Sequence[Mapping[str, object]], *, markdown: bool = False) -> str:
+    """Rows of equal keys as an aligned table; the first column to the left, numbers to the right.
+
+    Args:
+        rows (`Sequence[Mapping[str, object]]`):
+            Column titles are the keys of the first row. Floats get three digits, `None` a dash, others their `str`.
+        markdown (`bool`, *optional*, defaults to `False`):
+            Whether to draw a GitHub table instead of plain text.
+
+    Returns:
+        `str`: lines without a newline at the end.
+
+    Raises:
+        ValueError: if there is no row, or the rows differ in their keys.
+    """
+    if not rows:
+        raise ValueError("`rows` is empty; a table needs at least one row.")
+    titles = list(rows[0])
+    for number, row in enumerate(rows):
+        if list(row) != titles:
+            raise ValueError(f"Row {number} has the columns {list(row)}; all rows must have those of row 0: {titles}.")
+    cells = [titles, *([_cell(row[title]) for title in titles] for row in rows)]
+    widths = [max(len(line[column]) for line in cells) for column in range(len(titles))]
+    lines = [
+        [cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(pairs)]
+        for pairs in (list(zip(line, widths, strict=True)) for line in cells)
+    ]
+    if markdown:
+        rule = ["-" * width if column == 0 else "-" * (width - 1) + ":" for column, width in enumerate(widths)]
+        return "\n".join("| " + " | ".join(line) + " |" for line in [lines[0], rule, *lines[1:]])
+    rule = ["-" * width for width in widths]
+    return "\n".join("  ".join(line).rstrip() for line in [lines[0], rule, *lines[1:]])
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.3f}" if isinstance(value, float) else str(value).replace("|", "\\|")
+
+
+def plot_stages(
+    path: str | Path,
+    stages: Mapping[str, Interval],
+    *,
+    seeds: Mapping[str, Sequence[float]],
+    title: str,
+    xlabel: str,
+) -> None:
+    """One bar per stage from top to bottom, with its interval and a dot for each seed.
+
+    Args:
+        path (`str` or `Path`):
+            PNG file to write.
+        stages (`Mapping[str, Interval]`):
+            Label and mean of each stage, in order.
+        seeds (`Mapping[str, Sequence[float]]`):
+            For every stage, the mean of each seed.
+        title (`str`):
+            What is shown.
+        xlabel (`str`):
+            Quantity and unit.
+    """
+    figure, axes = _figure(0.42 * len(stages) + 1.5, title, xlabel, "")
+    places = np.arange(len(stages))
+    means = np.array([interval.mean for interval in stages.values()])
+    axes.barh(places, means, height=0.62, color=COLOURS[5], label="mean over prompts")
+    errors = _errors(stages.values())
+    axes.errorbar(means, places, xerr=errors, fmt="none", color=COLOURS[6], capsize=3, label="95% interval")
+    for place, label, right in zip(places, stages, means + errors[1], strict=True):
+        dots = axes.plot(seeds[label], [place] * len(seeds[label]), "o", color=COLOURS[1], markersize=4, alpha=0.9)
+        axes.annotate(
+            f"{stages[label].mean:.2f}",
+            (max(right, *seeds[label]), place),
+            xytext=(8, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=10,
+        )
+    dots[0].set_label("one seed")
+    axes.set_yticks(places, [_wrap(label, 24) for label in stages])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlim(left=0)
+    axes.grid(axis="y", visible=False)
+    _legend_below(figure, axes)
+    _save(figure, path)
+
+
+def plot_scatter(
+    path: str | Path,
+    groups: Mapping[str, tuple[Sequence[float], Sequence[float]]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """One panel per group, one dot per sample, with Spearman's rank correlation of each group and of all.
+
+    Args:
+        path (`str` or `Path`):
+            PNG file to write.
+        groups (`Mapping[str, tuple[Sequence[float], Sequence[float]]]`):
+            Label, and the two coordinates of its samples.
+        title (`str`):
+            What is shown.
+        xlabel, ylabel (`str`):
+            Quantities and units.
+    """
+    every = [np.concatenate([group[axis] for group in groups.values()]) for axis in (0, 1)]
+    rows = -(-len(groups) // 3)
+    figure = Figure(figsize=(_WIDTH, 2.3 * rows + 1.2), dpi=150, layout="constrained")
+    panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
+    for axes, (label, (x, y)) in zip(panels, groups.items(), strict=False):
+        axes.scatter(*every, s=5, color="#D5D5D5", linewidths=0)
+        axes.scatter(x, y, s=9, color=COLOURS[0], alpha=0.35, linewidths=0)
+        _style(axes, _wrap(f"{label}\n{_spearman(x, y)}", 32), "", "", fontsize=10)
+    for axes in panels[len(groups) :]:
+        axes.set_axis_off()
+    figure.suptitle(_wrap(f"{title}\nAll {len(every[0])} samples (grey): {_spearman(*every)}", 76), fontsize=12)
+    figure.supxlabel(_wrap(xlabel, 72), fontsize=11)
+    figure.supylabel(_wrap(ylabel, 50), fontsize=11)
+    _save(figure, path)
+
+
+def _spearman(x: Sequence[float], y: Sequence[float]) -> str:
+    return f"Spearman ρ = {stats.spearmanr(x, y).statistic:.2f}"
+
+
+def plot_sweep(
+    path: str | Path,
+    points: Mapping[float, Interval],
+    *,
+    seeds: Mapping[float, Sequence[float]],
+    references: Mapping[str, float],
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """A curve over a setting, with intervals and a dot for each seed, and level lines to compare with.
+
+    Args:
+        path (`str` or `Path`):
+            PNG file to write.
+        points (`Mapping[float, Interval]`):
+            Value of the setting and mean.
+        seeds (`Mapping[float, Sequence[float]]`):
+            For every value of the setting, the mean of each seed.
+        references (`Mapping[str, float]`):
+            Label and height of each level line.
+        title (`str`):
+            What is shown.
+        xlabel, ylabel (`str`):
+            Quantities and units.
+    """
+    figure, axes = _figure(4.6, title, xlabel, ylabel)
+    points = dict(sorted(points.items()))
+    means = [interval.mean for interval in points.values()]
+    axes.errorbar(
+        list(points),
+        means,
+        yerr=_errors(points.values()),
+        fmt="o-",
+        color=COLOURS[0],
+        markersize=9,
+        markerfacecolor="white",
+        capsize=4,
+        label="mean, 95% interval",
+    )
+    dots = [(x, y) for x in points for y in seeds[x]]
+    axes.plot(*zip(*dots, strict=True), "o", color=COLOURS[1], markersize=4, label="one seed", zorder=4)
+    styles = ("--", ":", "-.")
+    for number, (label, height) in enumerate(references.items()):
+        axes.axhline(height, color=COLOURS[2 + number], linestyle=styles[number % 3], linewidth=1.8, label=label)
+    axes.set_xticks(list(points))
+    _legend_below(figure, axes)
+    _save(figure, path)
+
+
+def plot_front(
+    path: str | Path,
+    points: Mapping[str, tuple[Interval, Interval]],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """Two means of each method against each other, with both intervals: what is gained, and what it costs.
+
+    Args:
+        path (`str` or `Path`):
+            PNG file to write.
+        points (`Mapping[str, tuple[Interval, Interval]]`):
+            Label, and the intervals of the horizontal and the vertical quantity.
+        title (`str`):
+            What is shown.
+        xlabel, ylabel (`str`):
+            Quantities and units, and which way is better.
+    """
+    figure, axes = _figure(5.6, title, xlabel, ylabel)
+    for number, (label, (x, y)) in enumerate(points.items()):
+        colour, marker = COLOURS[number % 8], MARKERS[(number + number // 8) % 8]
+        axes.errorbar(
+            x.mean,
+            y.mean,
+            xerr=_errors([x]),
+            yerr=_errors([y]),
+            fmt=marker,
+            color=colour,
+            ecolor=colour,
+            elinewidth=1,
+            markersize=8,
+            label=label,
+        )
+    _legend_below(figure, axes)
+    _save(figure, path)
+
+
+def _figure(height: float, title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
+    # Without pyplot: no global state, no display.
+    figure = Figure(figsize=(_WIDTH, height), dpi=150, layout="constrained")
+    return figure, _style(figure.subplots(), _wrap(title, 76), xlabel, ylabel, fontsize=12)
+
+
+def _style(axes: Axes, title: str, xlabel: str, ylabel: str, *, fontsize: int) -> Axes:
+    axes.set_title(title, loc="left", fontsize=fontsize)
+    axes.set_xlabel(_wrap(xlabel, 72), fontsize=11)
+    axes.set_ylabel(_wrap(ylabel, 44), fontsize=11)
+    axes.grid(color="#DDDDDD", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    return axes
+
+
+def _legend_below(figure: Figure, axes: Axes) -> None:
+    handles, labels = axes.get_legend_handles_labels()
+    columns = 3 if max(map(len, labels)) <= 26 else 2
+    figure.legend(
+        handles,
+        [_wrap(label, 40) for label in labels],
+        loc="outside lower center",
+        ncols=columns,
+        frameon=False,
+        fontsize=10,
+    )
+
+
+def _errors(intervals) -> np.ndarray:
+    """Lengths below and above the means, of shape `(2, number of intervals)`; none where an end is infinite."""
+    lengths = np.array([[i.mean - i.low, i.high - i.mean] for i in intervals]).T
+    return np.where(np.isfinite(lengths), lengths, 0.0)
+
+
+def _wrap(text: str, width: int) -> str:
+    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width))
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    figure.savefig(path, facecolor="white")
