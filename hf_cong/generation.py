@@ -372,7 +372,7 @@ def _finish(output_dir: Path, rows: datasets.Dataset, rows_in: int, dropped: dic
         {"identity": header["identity"], **header["provenance"], "counts": counts},
         files=(_COMPLETIONS,),
     )
-    logger.info("%s: %s", output_dir / _COMPLETIONS, counts)
+    logger.log(logging.WARNING if dropped else logging.INFO, "%s: %s", output_dir / _COMPLETIONS, counts)
 
 
 def _read_finished(output_dir: Path, identity: dict) -> datasets.Dataset:

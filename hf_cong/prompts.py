@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 import datasets
+import jinja2
 from transformers import PreTrainedTokenizerBase
 
 
@@ -128,7 +129,8 @@ def encode_prompt(
         `list[int]`: the token ids.
 
     Raises:
-        ValueError: if the prompt consists of messages and the tokenizer has no chat template, or nothing is left.
+        ValueError: if the prompt consists of messages and the tokenizer has no chat template or its template refuses
+            them, or if the prompt has no tokens.
     """
     if isinstance(prompt, str):
         ids = list(tokenizer(prompt)["input_ids"])
@@ -138,14 +140,19 @@ def encode_prompt(
         if len(ids) > 1 and ids[-1] == eos and not prompt.endswith(tokenizer.eos_token):
             ids = ids[:-1]  # added by the tokenizer; a prompt is to be continued
     else:
-        ids = tokenizer.apply_chat_template(
-            prompt,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=False,
-            sanitize_control_tokens=True,
-            **(chat_template_kwargs or {}),
-        )
+        try:
+            ids = tokenizer.apply_chat_template(
+                prompt,
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=False,
+                sanitize_control_tokens=True,
+                **(chat_template_kwargs or {}),
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(
+                f"The chat template refuses the prompt {repr(prompt)[:80]}: {error}. Give it roles that the template knows."
+            ) from error
     if not ids:
         raise ValueError(f"The prompt {repr(prompt)[:80]} has no tokens; a model needs at least one. Drop the row.")
     return ids

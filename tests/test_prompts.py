@@ -157,6 +157,13 @@ def test_messages_without_a_template_are_refused():
         encode_prompt(tokenizer, [{"role": "user", "content": "x"}])
 
 
+def test_messages_the_template_refuses_are_shown():
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = "{{ raise_exception('Only user turns') }}"
+    with pytest.raises(ValueError, match=r"refuses the prompt .*'odd'.*: Only user turns"):
+        encode_prompt(tokenizer, [{"role": "odd", "content": "x"}])
+
+
 def test_a_prompt_without_tokens_is_refused():
     with pytest.raises(ValueError, match="has no tokens"):
         encode_prompt(tiny_tokenizer(), "")
