@@ -310,7 +310,7 @@ def _describe(engine: PreTrainedModel | PeftModel) -> dict:
     if not isinstance(engine, ContrastivePairForCausalLM):
         weights = _hash_weights(engine)
         facts = {"model": engine.name_or_path or f"weights {weights}", "alpha": None, "plausibility_threshold": None}
-        return {**facts, "weights": weights, "fingerprint": weights}
+        return {**facts, "weights": weights, "fingerprint": f"{weights}, eos={eos_token_ids(engine)}"}
     members = {role: _describe(getattr(engine, role)) for role in ("policy", "reference")}
     members = {role: {name: facts[name] for name in ("model", "weights")} for role, facts in members.items()}
     policy, reference = members.values()
@@ -321,7 +321,7 @@ def _describe(engine: PreTrainedModel | PeftModel) -> dict:
         "plausibility_threshold": threshold,
         **members,
         "fingerprint": f"{policy['weights']} vs {reference['weights']}, alpha={alpha}, "
-        f"plausibility_threshold={threshold}",
+        f"plausibility_threshold={threshold}, eos={eos_token_ids(engine)}",
     }
 
 

@@ -151,7 +151,7 @@ def encode_prompt(
             )
         except jinja2.TemplateError as error:
             raise ValueError(
-                f"The chat template refuses the prompt {repr(prompt)[:80]}: {error}. Give it roles that the template knows."
+                f"The chat template refuses the prompt {repr(prompt)[:80]}: {error}. Change its roles."
             ) from error
     if not ids:
         raise ValueError(f"The prompt {repr(prompt)[:80]} has no tokens; a model needs at least one. Drop the row.")

@@ -60,7 +60,7 @@ class DrawToken(LogitsProcessor):
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
         uniform = self.uniforms[:, input_ids.shape[1] - self.prompt_length].to(scores.device, torch.float64)  # (B,)
         # In float64, since CUDA leaves the order of summation open: no token's edge moves past a uniform number.
-        cumulative = scores.softmax(-1, dtype=torch.float64).cumsum(-1)  # (B, V)
+        cumulative = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # (B, V)
         total = cumulative[:, -1:]
         if not total.isfinite().all():
             raise ValueError("The engine's scores are not numbers (NaN). Load it in bfloat16 or float32, not float16.")

@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 import torch
 from accelerate import PartialState
-from transformers import LogitsProcessorList
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
 
 from hf_cong import ContrastivePairForCausalLM, generate_completions
 from hf_cong.prompts import encode_prompt, prompt_id
@@ -294,6 +294,13 @@ def test_other_weights_are_refused(model, reference_run):
         generate_completions(PROMPTS, other, output_dir=reference_run[1], **SETTINGS)
 
 
+def test_other_stop_tokens_are_another_run(reference_run):
+    model = make_model()
+    model.generation_config.eos_token_id = 2
+    with pytest.raises(ValueError, match=r"`engine` .*eos=\[2\]"):
+        generate_completions(PROMPTS, model, output_dir=reference_run[1], **SETTINGS)
+
+
 def test_another_chat_template_is_another_run(reference_run):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "system")
@@ -384,6 +391,27 @@ def test_text_keeps_its_leading_space(tmp_path):
     assert any(text.startswith(" ") for text in run["completion"])
 
 
+@pytest.mark.slow
+@pytest.mark.skipif("HF_CONG_REAL_DATA" not in os.environ, reason="HF_CONG_REAL_DATA is not set")
+def test_a_real_model_writes_on_where_the_prompt_ends(tmp_path):
+    path = Path(os.environ["HF_CONG_REAL_DATA"]) / "models" / "stories260K"
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    model = AutoModelForCausalLM.from_pretrained(path)
+    names = ["Tim", "Lily", "Max", "Sue", "Ben", "Anna", "Tom", "Mia"]
+    prompts = [
+        f"Once upon a time, there was a {kind} named {name}. One day," for name in names for kind in ("cat", "boy")
+    ]
+    settings = {**SETTINGS, "tokenizer": tokenizer, "max_new_tokens": 40}
+    run = generate_completions(prompts, model, output_dir=tmp_path / "a", **settings)
+    for row in run:
+        whole = encode_prompt(tokenizer, row["prompt"]) + row["completion_ids"]
+        assert row["prompt"] + row["completion"] == tokenizer.decode(whole, skip_special_tokens=True)
+    # "One day," is followed by a word: the space before it is the completion's.
+    assert sum(text.startswith(" ") for text in run["completion"]) >= 15
+    one_by_one = generate_completions(prompts, model, output_dir=tmp_path / "b", **{**settings, "batch_size": 1})
+    assert tokens(one_by_one) == tokens(run)
+
+
 def test_a_prompt_that_ends_within_a_character(tmp_path):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = "{{ messages[0]['content'] }}"
@@ -471,6 +499,8 @@ def test_resumed_with_another_batch_size_the_completions_are_the_same(model, ref
 
 # Several processes.
 
+on_cpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="these start processes that talk over the CPU")
+
 
 def _rank(rank, world, port, path, forwards):
     os.environ.update(
@@ -503,6 +533,7 @@ def _launch(world, path, kill_after=None):
     return [process.exitcode for process in ranks]
 
 
+@on_cpu
 def test_two_processes_write_what_one_writes(reference_run, tmp_path):
     assert _launch(2, tmp_path) == [0, 0]
     assert (tmp_path / "completions.parquet").read_bytes() == (reference_run[1] / "completions.parquet").read_bytes()
@@ -510,6 +541,7 @@ def test_two_processes_write_what_one_writes(reference_run, tmp_path):
     assert rows == [8, 4]  # three batches of four
 
 
+@on_cpu
 def test_another_number_of_processes_may_resume(reference_run, tmp_path):
     assert _launch(2, tmp_path, kill_after=[15, 5]) == [-signal.SIGKILL, -signal.SIGKILL]
     kept = [(tmp_path / f"journal-0000{rank}.jsonl").read_bytes() for rank in range(2)]
@@ -519,6 +551,7 @@ def test_another_number_of_processes_may_resume(reference_run, tmp_path):
     assert (tmp_path / "journal-00000.jsonl").read_bytes().startswith(kept[0])
 
 
+@on_cpu
 @pytest.mark.slow
 def test_under_torchrun(reference_run, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
