@@ -2,6 +2,7 @@
 """The demo's samples as tables and pictures."""
 
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -48,12 +49,14 @@ COMPARISONS = (
 )
 
 
-def summarise(records: list[dict]) -> dict:
+def summarise(records: list[dict], labels: Sequence[str] = SYSTEMS) -> dict:
     """Means with 95% intervals over held-out prompts; each prompt's value is its mean over the seeds.
 
     Args:
         records (`list[dict]`):
             One per system, seed and prompt, with a number for each of the metrics.
+        labels (`Sequence[str]`, *optional*):
+            The systems, in the order of the table; all of the demo's must be among them.
 
     Returns:
         `dict`: `systems` (per system the interval of each metric, the gold reward of each seed, `distinct_2`),
@@ -64,7 +67,7 @@ def summarise(records: list[dict]) -> dict:
     for record in records:
         by_system[record["system"]].append(record)
     systems, per_prompt, per_seed = {}, {}, {}
-    for label in SYSTEMS:
+    for label in labels:
         rows = by_system[label]
         means = {metric: _means(rows, metric, "prompt_id") for metric in METRICS}
         per_prompt[label], per_seed[label] = means["gold"], _means(rows, "gold", "seed")
@@ -149,7 +152,7 @@ def draw(results: dict, records: list[dict], output_dir: Path) -> None:
         {label: gold[label] for label in shown},
         seeds=seeds,
         title="Gold reward by stage",
-        xlabel="gold reward of a held-out request, from 0 to 1",
+        xlabel="gold reward of a held-out prompt, from 0 to 1",
     )
     plot_sweep(
         output_dir / "alpha_sweep.png",
