@@ -51,7 +51,7 @@ def test_values_out_of_range_are_refused_by_name(tmp_path, name, value):
 
 def test_hub_token_is_refused_and_not_repeated(tmp_path):
     with pytest.raises(ValueError, match="hf auth login") as error:
-        ConGConfig(output_dir=str(tmp_path), hub_token="hf_planted")  # noqa: S106
+        ConGConfig(output_dir=str(tmp_path), hub_token="hf_planted")
     assert "hf_planted" not in str(error.value)
 
 

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""The names of transformers and TRL that we override or read, and that they are still called: fails first on an upgrade."""
+"""The names of TRL and transformers that we override or read exist and are called: fails first on an upgrade."""
 
 import inspect
 
@@ -9,7 +9,7 @@ from trl import DPOConfig, DPOTrainer, SFTTrainer
 
 from hf_cong import ConGTrainer
 
-from .distributed.run_cong import lora, prompts, strong_model
+from .distributed.run_cong import lora, pairs, strong_model
 from .tiny import tiny_tokenizer
 
 
@@ -36,18 +36,7 @@ def test_private_methods_that_we_call():
     )
 
 
-@pytest.fixture
-def pairs():
-    return prompts(4).map(
-        lambda row, i: {
-            "chosen": [{"role": "assistant", "content": f"kind cat {i}"}],
-            "rejected": [{"role": "assistant", "content": "rude dog"}],
-        },
-        with_indices=True,
-    )
-
-
-def test_hooks_are_called_and_the_state_we_set_is_read(pairs, tmp_path):
+def test_hooks_are_called_and_the_state_we_set_is_read(tmp_path):
     calls = []
 
     class Recording(DPOTrainer):
@@ -78,7 +67,7 @@ def test_hooks_are_called_and_the_state_we_set_is_read(pairs, tmp_path):
         save_strategy="no",
     )
     trainer = Recording(
-        strong_model(), args=args, train_dataset=pairs, eval_dataset=pairs, processing_class=tiny_tokenizer()
+        strong_model(), args=args, train_dataset=pairs(4), eval_dataset=pairs(3), processing_class=tiny_tokenizer()
     )
     assert calls == [
         ("prepare", "train"),
@@ -97,11 +86,13 @@ def test_hooks_are_called_and_the_state_we_set_is_read(pairs, tmp_path):
     assert calls[-1] == ("save",)
 
 
-def test_adapters_are_named_as_we_expect(pairs, tmp_path):
-    args = DPOConfig(output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False)
+def test_adapters_are_named_as_we_expect(tmp_path):
+    args = DPOConfig(
+        output_dir=str(tmp_path), report_to="none", use_cpu=True, bf16=False, gradient_checkpointing=False
+    )
     trainer = DPOTrainer(
-        strong_model(), args=args, train_dataset=pairs, processing_class=tiny_tokenizer(), peft_config=lora()
+        strong_model(), args=args, train_dataset=pairs(4), processing_class=tiny_tokenizer(), peft_config=lora()
     )
     assert list(trainer.model.peft_config) == ["default"]
-    again = DPOTrainer(trainer.model, args=args, train_dataset=pairs, processing_class=tiny_tokenizer())
+    again = DPOTrainer(trainer.model, args=args, train_dataset=pairs(4), processing_class=tiny_tokenizer())
     assert list(again.model.peft_config) == ["default", "ref"]

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""A whole ConG run on tiny models: run in this process, killed in another, or under torchrun. Prints the weights' hash."""
+"""A whole ConG run on tiny models: in this process, killed in another, or under torchrun."""
 
 import argparse
 from pathlib import Path
@@ -49,6 +49,18 @@ def prompts(n=24):
     return Dataset.from_list([{"prompt": [{"role": "user", "content": f"tell me about cat {i}"}]} for i in range(n)])
 
 
+def message(text):
+    return [{"role": "assistant", "content": text}]
+
+
+def chosen_rows(n=12):
+    return prompts(n).map(lambda row, i: {"chosen": message(f"kind cat {i % 5} is kind")}, with_indices=True)
+
+
+def pairs(n=12):
+    return chosen_rows(n).map(lambda row, i: {"rejected": message(f"rude dog {i % 3}")}, with_indices=True)
+
+
 def config(output_dir, **overrides):
     return ConGConfig(
         output_dir=str(output_dir),
@@ -93,20 +105,23 @@ def weights(trainer):
     return hash_module(trainer.accelerator.unwrap_model(trainer.model))
 
 
-def long_run(output_dir, *, with_lora=False, resume=False, settings=None):
-    """Every stage takes long enough to be killed in its middle."""
+# Every stage takes long enough to be killed in its middle; stages of training end with step 24.
+LONG = {
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "sft_num_train_epochs": 2,
+    "num_train_epochs": 2,
+    "per_device_train_batch_size": 2,
+    "generation_batch_size": 1,
+    "max_new_tokens": 16,
+}
+
+
+def long_run(output_dir, train_dataset=None, *, with_lora=False, resume=False, settings=None):
     made = trainer(
         output_dir,
-        settings={
-            "save_strategy": "steps",
-            "save_steps": 2,
-            "sft_num_train_epochs": 4,
-            "num_train_epochs": 4,
-            "per_device_train_batch_size": 2,
-            "generation_batch_size": 1,
-            "max_new_tokens": 16,
-            **(settings or {}),
-        },
+        train_dataset,
+        settings={**LONG, **(settings or {})},
         peft_config=lora() if with_lora else None,
     )
     made.train(resume_from_checkpoint=resume)
@@ -119,10 +134,12 @@ if __name__ == "__main__":
     parser.add_argument("output_dir", type=Path)
     parser.add_argument("--resume", action="store_true")
     parser.add_argument("--lora", action="store_true")
+    parser.add_argument("--pairs", action="store_true")
     parser.add_argument("--batch-size", type=int, default=2)
     options = parser.parse_args()
     settings = {"per_device_train_batch_size": options.batch_size}
-    made = long_run(options.output_dir, with_lora=options.lora, resume=options.resume, settings=settings)
+    given = pairs() if options.pairs else None
+    made = long_run(options.output_dir, given, with_lora=options.lora, resume=options.resume, settings=settings)
     total = sum(p.double().abs().sum() for p in made.accelerator.unwrap_model(made.model).parameters()).item()
     print(f"process {made.accelerator.process_index} weights {weights(made)} sum {total:.12f}", flush=True)
     made.end()
