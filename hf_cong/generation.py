@@ -111,7 +111,7 @@ def generate_completions(
             another run.
         RuntimeError: if another process is writing to `output_dir`.
 
-    Source: Contrastive Weak-to-Strong Generalization (ConG), section 4; https://huggingface.co/papers/2510.07884
+    Source: the sampling steps of [ConG](https://huggingface.co/papers/2510.07884).
     """
     rows, dropped = read_prompts(prompts, invalid=invalid_prompts)
     rows_in = len(rows) + sum(dropped.values())
