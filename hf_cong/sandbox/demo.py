@@ -66,7 +66,7 @@ def run_demo(
     Args:
         output_dir (`str` or `Path`):
             Receives the models, `samples.jsonl` (one row per sample), `results.json`, `results.md` and four pictures.
-            What an earlier run left there is used again.
+            What the same demo left there earlier is used again.
         seeds (`Sequence[int]`, *optional*, defaults to `(0, 1, 2)`):
             Seeds of the comparison.
         num_prompts (`int`, *optional*, defaults to `1000`):
@@ -82,7 +82,7 @@ def run_demo(
         `dict`: the content of `results.json`.
 
     Raises:
-        ValueError: if `seeds` is empty or repeats itself.
+        ValueError: if `seeds` is empty or repeats itself, or `output_dir` holds another demo.
     """
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"`seeds` must be different numbers, at least one, got {list(seeds)}.")
@@ -92,7 +92,7 @@ def run_demo(
     start = time.monotonic()
 
     print("Building the world: a tokenizer, a weak pair, a strong base ...", flush=True)
-    world = build_sandbox(output_dir, effort=effort, num_workers=num_workers)
+    world = build_sandbox(output_dir / "world", effort=effort, num_workers=num_workers)
     elapsed = time.monotonic() - start
     print(f"  {elapsed:.0f} s. Training and sampling with {len(seeds)} seeds; progress: {log} ...", flush=True)
     jobs = [

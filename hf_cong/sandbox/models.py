@@ -23,9 +23,11 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
+    get_cosine_schedule_with_warmup,
 )
 from trl import DPOConfig, DPOTrainer
 
+from ..journal import replacing
 from . import gold, world
 from .workers import run_jobs
 
@@ -47,8 +49,8 @@ class SandboxPaths(NamedTuple):
 
 def build_tokenizer() -> PreTrainedTokenizerFast:
     """One token per word of the world, a ChatML-like template, left padding; decoding and encoding are inverse."""
-    special = ["<|pad|>", "<|unk|>", "<|im_start|>", "<|im_end|>"]
-    words = {word: i for i, word in enumerate([*special, *world.vocabulary()])}
+    # The other special tokens are no words, so that one typed by a user is an unknown word.
+    words = {word: i for i, word in enumerate(["<|unk|>", *world.vocabulary()])}
     backend = Tokenizer(WordLevel(words, unk_token="<|unk|>"))  # noqa: S106
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer = PreTrainedTokenizerFast(
@@ -91,7 +93,7 @@ def fit(
     learning_rate: float,
     batch_size: int = 32,
 ) -> None:
-    """Next-token training on the answers of `dialogues`, drawn with replacement (AdamW, one-cycle learning rate)."""
+    """Next-token training on the answers of `dialogues`, drawn with replacement (AdamW, cosine schedule)."""
 
     def encode(messages, **kwargs) -> list[list[int]]:
         rendered = tokenizer.apply_chat_template(messages, tokenize=False, **kwargs)
@@ -100,7 +102,7 @@ def fit(
     questions = encode([messages[:1] for messages in dialogues], add_generation_prompt=True)
     ids = [torch.tensor(row) for row in encode(dialogues)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=steps, pct_start=0.1)
+    schedule = get_cosine_schedule_with_warmup(optimizer, steps // 10, steps)
     generator = torch.Generator().manual_seed(0)
     model.train()
     for _ in range(steps):
@@ -162,7 +164,7 @@ def _build_weak(
 ) -> None:
     torch.manual_seed(seed)
     model = LlamaForCausalLM(LlamaConfig(**_shape(tokenizer, hidden_size=64, layers=2)))
-    fit(model, tokenizer, world.dialogues(12000, seed), steps=round(500 * effort), learning_rate=5e-3)
+    fit(model, tokenizer, world.dialogues(round(12000 * effort), seed), steps=round(500 * effort), learning_rate=5e-3)
     model.save_pretrained(reference_dir)
 
     careful = world.dialogues(500, seed, least_care=0.3, split="align")
@@ -193,18 +195,21 @@ def _build_weak(
 def _build_strong(tokenizer: PreTrainedTokenizerFast, output_dir: Path, seed: int, effort: float) -> None:
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(Qwen2Config(**_shape(tokenizer, hidden_size=96, layers=3)))
-    fit(model, tokenizer, world.dialogues(12000, seed + 1), steps=round(500 * effort), learning_rate=4e-3)
+    fit(
+        model,
+        tokenizer,
+        world.dialogues(round(12000 * effort), seed + 1),
+        steps=round(500 * effort),
+        learning_rate=4e-3,
+    )
     model.save_pretrained(output_dir)
 
 
-def _content_key(seed: int, effort: float) -> str:
-    """What decides the weights: the source of the world, the seed, the effort, and the libraries that train."""
-    versions = [library.__version__ for library in (torch, transformers, trl)]
-    digest = hashlib.sha256(json.dumps([seed, effort, versions]).encode())
-    for module in (world, gold):
-        digest.update(Path(module.__file__).read_bytes())
-    digest.update(Path(__file__).read_bytes())
-    return digest.hexdigest()[:12]
+def _identity(seed: int, effort: float) -> dict:
+    """What decides the weights: the source of the world, the settings, and the libraries that train."""
+    source = b"".join(Path(file).read_bytes() for file in (world.__file__, gold.__file__, __file__))
+    versions = {library.__name__: library.__version__ for library in (torch, transformers, trl)}
+    return {"seed": seed, "effort": effort, "source": hashlib.sha256(source).hexdigest()[:16], "versions": versions}
 
 
 def build_sandbox(output_dir: str | Path, seed: int = 0, *, effort: float = 1.0, num_workers: int = 1) -> SandboxPaths:
@@ -219,33 +224,42 @@ def build_sandbox(output_dir: str | Path, seed: int = 0, *, effort: float = 1.0,
 
     Args:
         output_dir (`str` or `Path`):
-            The models are saved in a directory below it that is named after what decides their weights.
+            Receives the models, `prompts.jsonl` (1,000 training prompts) and, last, `world.json`.
         seed (`int`, *optional*, defaults to `0`):
             Seed of the training text, the initial weights and the judge. The facts of the world stay the same.
         effort (`float`, *optional*, defaults to `1.0`):
-            Multiplies the training steps and the number of preferences. Small values give poor models quickly.
+            Multiplies the text, the training steps and the preferences. Small values give poor models quickly.
         num_workers (`int`, *optional*, defaults to `1`):
             `2` trains the weak pair and the strong model in two new processes at once.
 
     Returns:
         [`SandboxPaths`]: the directories of the tokenizer, `weak_reference`, `weak_policy` and `strong`; each model's
         holds the tokenizer too.
+
+    Raises:
+        ValueError: if `output_dir` holds a world that was built otherwise.
     """
-    root = Path(output_dir) / f"world-{_content_key(seed, effort)}"
-    paths = SandboxPaths(*(root / name for name in SandboxPaths._fields))
-    complete = root / "world.json"
+    output_dir = Path(output_dir)
+    paths = SandboxPaths(*(output_dir / name for name in SandboxPaths._fields))
+    complete, identity = output_dir / "world.json", _identity(seed, effort)
     if complete.exists():
+        found = json.loads(complete.read_text(encoding="utf-8"))["identity"]
+        if found != identity:
+            raise ValueError(
+                f"{output_dir} holds a world made of {found}; yours is {identity}. Delete it or name another folder."
+            )
         return paths
     tokenizer = build_tokenizer()
     for path in paths:
         tokenizer.save_pretrained(path)
+    with open(output_dir / "prompts.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row) + "\n" for row in world.prompts(1000))
     jobs = [
         (_build_strong, tokenizer, paths.strong, seed, effort),
         (_build_weak, tokenizer, paths.weak_reference, paths.weak_policy, seed, effort),
     ]
-    run_jobs(jobs, num_workers=num_workers, log=root / "build.log")
+    run_jobs(jobs, num_workers=num_workers, log=output_dir / "build.log")
     facts = {f"{animal} {attribute}": value for (animal, attribute), value in world.FACTS.items()}
-    partial = complete.with_suffix(".partial")
-    partial.write_text(json.dumps({"seed": seed, "effort": effort, "facts": facts}, indent=1))
-    partial.replace(complete)
+    with replacing(complete) as temporary:
+        temporary.write_text(json.dumps({"identity": identity, "facts": facts}, indent=1), encoding="utf-8")
     return paths

@@ -1,0 +1,113 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hf_cong.evaluation.report import (
+    Interval,
+    mean_interval,
+    plot_front,
+    plot_scatter,
+    plot_stages,
+    plot_sweep,
+    render_table,
+)
+from hf_cong.evaluation.text_metrics import distinct_n
+
+
+def test_interval_matches_the_textbook():
+    # mean 5, sample s.d. 2, n 4: half-width = t(0.975, 3) * 2 / sqrt(4) = 3.182446 * 1
+    interval = mean_interval([5 - math.sqrt(6), 5 + math.sqrt(6), 5, 5])
+    assert interval == pytest.approx((5, 5 - 3.182446, 5 + 3.182446), abs=1e-6)
+    assert mean_interval([1, 2, 3], confidence=0.5).high < mean_interval([1, 2, 3]).high
+
+
+def test_interval_covers_the_true_mean_as_often_as_it_says():
+    draws = np.random.default_rng(0).normal(3, 2, size=(2000, 8))
+    covered = [interval.low <= 3 <= interval.high for interval in map(mean_interval, draws)]
+    assert 0.935 < np.mean(covered) < 0.965
+
+
+def test_one_value_says_nothing_about_the_spread():
+    assert mean_interval([0.5]) == Interval(0.5, -math.inf, math.inf)
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_interval_refuses_what_has_no_mean(values):
+    with pytest.raises(ValueError, match="`values` must be finite"):
+        mean_interval(values)
+
+
+ROWS = [{"system": "a|b", "gold": 0.12345, "n": 3}, {"system": "longer name", "gold": None, "n": 12}]
+
+
+def test_table_is_aligned():
+    lines = render_table(ROWS).splitlines()
+    assert lines[0].split() == ["system", "gold", "n"]
+    assert lines[3] == "longer name      -  12"
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_markdown_table_has_one_cell_per_column():
+    lines = render_table(ROWS, markdown=True).splitlines()
+    assert lines[1].replace("-", "") == "|  | : | : |"
+    assert [len(line.replace("\\|", "").split("|")) for line in lines] == [5] * 4
+
+
+def test_table_refuses_rows_that_do_not_fit():
+    with pytest.raises(ValueError, match="`rows` is empty"):
+        render_table([])
+    with pytest.raises(ValueError, match="Row 1 has the columns"):
+        render_table([{"a": 1}, {"b": 1}])
+
+
+def test_distinct_n_by_hand():
+    # bigrams: a b, b a, a b | c d, and none across the texts
+    assert distinct_n(["a b a b", "c d"]) == 3 / 4
+    assert distinct_n(["a b a b", "c d"], 1) == 4 / 6
+    assert distinct_n(["a", ""]) == 0.0
+    with pytest.raises(ValueError, match="`n` must be at least 1"):
+        distinct_n(["a"], 0)
+
+
+LONG = "a stage with a name that does not fit on one line of a picture"
+
+
+def _stages(path):
+    interval = mean_interval([0.2, 0.4, 0.3])
+    plot_stages(path, {"base": interval, LONG: interval}, seeds={"base": [0.2], LONG: [0.4]}, title="t", xlabel=LONG)
+
+
+def _scatter(path):
+    x = list(range(30))
+    groups = {"rising": (x, x), "falling": (x, x[::-1]), LONG: (x, x), "fourth": (x, x)}
+    plot_scatter(path, groups, title=LONG, xlabel=LONG, ylabel=LONG)
+
+
+def _sweep(path):
+    points = {1.0: mean_interval([0.1, 0.2]), 0.3: mean_interval([0.2, 0.3])}
+    plot_sweep(
+        path, points, seeds={1.0: [0.1], 0.3: [0.2]}, references={LONG: 0.4}, title="t", xlabel=LONG, ylabel=LONG
+    )
+
+
+def _front(path):
+    interval = mean_interval([0.1, 0.2])
+    plot_front(path, {f"{LONG} {i}": (interval, interval) for i in range(12)}, title=LONG, xlabel=LONG, ylabel=LONG)
+
+
+@pytest.mark.parametrize("draw", [_stages, _scatter, _sweep, _front])
+def test_nothing_is_cut_at_the_edge_of_a_picture(draw, tmp_path):
+    draw(tmp_path / "picture.png")
+    picture = np.asarray(Image.open(tmp_path / "picture.png").convert("L"))
+    assert picture.shape[1] == 1200
+    assert (picture < 128).any()
+    edge = np.concatenate([picture[:2].ravel(), picture[-2:].ravel(), picture[:, :2].ravel(), picture[:, -2:].ravel()])
+    assert edge.min() == 255
+
+
+def test_a_single_prompt_can_be_drawn(tmp_path):
+    plot_stages(tmp_path / "p.png", {"a": mean_interval([0.5])}, seeds={"a": [0.5]}, title="t", xlabel="x")
+    assert (tmp_path / "p.png").stat().st_size > 1000
