@@ -8,6 +8,17 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ..functional import check_alpha
 
+_SHAPE = (
+    "head_dim",
+    "hidden_size",
+    "layer_types",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "num_key_value_heads",
+    "sliding_window",
+)
+
 
 class ContrastivePairConfig(PreTrainedConfig):
     r"""
@@ -73,13 +84,11 @@ class ContrastivePairConfig(PreTrainedConfig):
         """Width of the logits: the narrower head, since padded heads are cut."""
         return min(c.get_text_config().vocab_size for c in (self.policy_config, self.reference_config))
 
-    @property
-    def hidden_size(self) -> int:
-        return self.policy_config.get_text_config().hidden_size
-
-    @property
-    def num_hidden_layers(self) -> int:
-        return self.get_text_config().num_hidden_layers
+    def __getattr__(self, name: str):
+        # Engines that do not call `get_text_config` read the shape of the joint stack here.
+        if name in _SHAPE and "reference_config" in self.__dict__:
+            return getattr(self.get_text_config(), name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
 
 def _build(config) -> PreTrainedConfig:
