@@ -27,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from .compatibility import eos_token_ids
+from .compatibility import context_length, eos_token_ids
 from .journal import Journal, check_identity, read_journal, read_manifest, replacing, write_manifest
 from .pair import ContrastivePairForCausalLM
 from .prompts import encode_prompt, read_prompts
@@ -249,8 +249,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completio
 
 def _context_length(engine) -> int | float:
     models = [engine.policy, engine.reference] if isinstance(engine, ContrastivePairForCausalLM) else [engine]
-    # Models with relative positions (ALiBi) have no such field and no limit.
-    return min(getattr(m.config.get_text_config(), "max_position_embeddings", torch.inf) for m in models)
+    return min(context_length(model) or torch.inf for model in models)
 
 
 def _fitting(lengths: list[int], limit: int | float, max_new_tokens: int, invalid: str) -> list[int]:
