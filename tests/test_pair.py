@@ -1,12 +1,14 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """The pair as an object: building, scoring, saving, refusing."""
 
+import copy
 import json
 import logging
 import subprocess
 import sys
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 import transformers
@@ -197,6 +199,36 @@ def test_encoder_decoder_is_refused():
     model = transformers.T5ForConditionalGeneration(config)
     with pytest.raises(ValueError, match="`policy` is an encoder-decoder \\('t5'\\)"):
         ContrastivePairForCausalLM.from_pair(model, tiny_model("llama"))
+
+
+def test_architectures_are_refused_before_their_weights_are_read(tmp_path):
+    transformers.T5Config().save_pretrained(tmp_path / "t5")
+    transformers.MambaConfig().save_pretrained(tmp_path / "mamba")
+    for name in ("t5", "mamba"):
+        with pytest.raises(ValueError, match=f"'{name}'"):
+            ContrastivePairForCausalLM.from_pair(str(tmp_path / name), tiny_model("llama"))
+
+
+def test_adapters_and_other_objects_are_refused(saved_members, tmp_path):
+    (policy_path, reference_path), policy, reference = saved_members
+    adapted = peft.get_peft_model(copy.deepcopy(policy), peft.LoraConfig(task_type="CAUSAL_LM"))
+    with pytest.raises(TypeError, match=r"got PeftModelForCausalLM.*merge_and_unload"):
+        ContrastivePairForCausalLM.from_pair(adapted, reference)
+    adapted.save_pretrained(tmp_path / "adapter")
+    config = tmp_path / "adapter" / "adapter_config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": policy_path}))
+    with pytest.raises(ValueError, match="`policy` is an adapter"):
+        ContrastivePairForCausalLM.from_pair(str(tmp_path / "adapter"), reference)
+    with pytest.raises(TypeError, match="got NoneType"):
+        ContrastivePairForCausalLM.from_pair(policy_path, None)
+
+
+def test_pickled_weights_are_not_loaded(saved_members):
+    (policy_path, reference_path), policy, _ = saved_members
+    Path(policy_path, "model.safetensors").unlink()
+    torch.save(policy.state_dict(), Path(policy_path, "pytorch_model.bin"))
+    with pytest.raises(OSError, match="safetensors"):
+        ContrastivePairForCausalLM.from_pair(policy_path, reference_path)
 
 
 def recurrent_models():

@@ -8,11 +8,11 @@ Because it is an ordinary `PreTrainedModel`, whatever takes a model takes the pa
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
-from transformers.utils import can_return_tuple
+from transformers.utils import can_return_tuple, find_adapter_config_file
 
 from ..compatibility import check_decoder_model, check_decoder_only, check_same_vocabulary, warn_if_identical
 from ..functional import contrastive_scores
@@ -262,13 +262,22 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
 
 def _load(model: str | PreTrainedModel, role: str, model_init_kwargs: dict | None):
     """The model and, when it is known by name, its tokenizer."""
-    name = model
-    if isinstance(model, PreTrainedModel):
-        name = model.name_or_path
+    if isinstance(model, str):
+        name, init = model, {"use_safetensors": True, **(model_init_kwargs or {})}
+        where = {key: init[key] for key in ("revision", "trust_remote_code", "cache_dir") if key in init}
+        if find_adapter_config_file(name, revision=where.get("revision"), cache_dir=where.get("cache_dir")):
+            raise ValueError(f"`{role}` is an adapter, {name!r}. Merge it into its base model and save that first.")
+        check_decoder_only(AutoConfig.from_pretrained(name, **where), role)  # before the weights are read
+        model = AutoModelForCausalLM.from_pretrained(name, **init)
+    elif isinstance(model, PreTrainedModel):
+        name, where = model.name_or_path, {}
     else:
-        model = AutoModelForCausalLM.from_pretrained(model, **(model_init_kwargs or {}))
+        raise TypeError(
+            f"`{role}` must be a transformers model, a path or a Hub id, got {type(model).__name__}. Merge an adapter "
+            "first: `peft_model.merge_and_unload()`."
+        )
     check_decoder_model(model, role)
     try:
-        return model, AutoTokenizer.from_pretrained(name) if name else None
+        return model, AutoTokenizer.from_pretrained(name, **where) if name else None
     except (OSError, ValueError):  # a model saved without its tokenizer: nothing to compare
         return model, None
