@@ -13,6 +13,7 @@ from hf_cong.evaluation.report import (
     plot_stages,
     plot_sweep,
     render_table,
+    spearman,
 )
 from hf_cong.evaluation.text_metrics import distinct_n
 
@@ -38,6 +39,13 @@ def test_one_value_says_nothing_about_the_spread():
 def test_interval_refuses_what_has_no_mean(values):
     with pytest.raises(ValueError, match="`values` must be finite"):
         mean_interval(values)
+
+
+def test_rank_correlation_by_hand():
+    # ranks 1 2 3 4 against 2 1 4 3: 1 - 6 · (1 + 1 + 1 + 1) / (4 · 15)
+    assert spearman([1, 2, 3, 40], [20, 1, 4e9, 30]) == pytest.approx(0.6)
+    assert spearman([1, 2, 3], [9, 4, 1]) == pytest.approx(-1)
+    assert spearman([1, 1, 1], [1, 2, 3]) is None
 
 
 ROWS = [{"system": "a|b", "gold": 0.12345, "n": 3}, {"system": "longer name", "gold": None, "n": 12}]

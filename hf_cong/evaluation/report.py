@@ -60,6 +60,13 @@ def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Inter
     return Interval(mean, mean - half, mean + half)
 
 
+def spearman(x: Sequence[float], y: Sequence[float]) -> float | None:
+    """Spearman's rank correlation in [-1, 1]; `None` if one side is constant, which has no ranks."""
+    if min(len(set(x)), len(set(y))) < 2:
+        return None
+    return float(stats.spearmanr(x, y).statistic)
+
+
 def render_table(rows: Sequence[Mapping[str, object]], *, markdown: bool = False) -> str:
     """Rows of equal keys as an aligned table; the first column to the left, numbers to the right.
 
@@ -175,17 +182,18 @@ def plot_scatter(
     for axes, (label, (x, y)) in zip(panels, groups.items(), strict=False):
         axes.scatter(*every, s=5, color="#D5D5D5", linewidths=0)
         axes.scatter(x, y, s=9, color=COLOURS[0], alpha=0.35, linewidths=0)
-        _style(axes, _wrap(f"{label}\n{_spearman(x, y)}", 32), "", "", fontsize=10)
+        _style(axes, _wrap(f"{label}\n{_rho(x, y)}", 32), "", "", fontsize=10)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
-    figure.suptitle(_wrap(f"{title}\nAll {len(every[0])} samples (grey): {_spearman(*every)}", 76), fontsize=12)
+    figure.suptitle(_wrap(f"{title}\nAll {len(every[0])} samples (grey): {_rho(*every)}", 76), fontsize=12)
     figure.supxlabel(_wrap(xlabel, 72), fontsize=11)
     figure.supylabel(_wrap(ylabel, 50), fontsize=11)
     _save(figure, path)
 
 
-def _spearman(x: Sequence[float], y: Sequence[float]) -> str:
-    return f"Spearman ρ = {stats.spearmanr(x, y).statistic:.2f}"
+def _rho(x: Sequence[float], y: Sequence[float]) -> str:
+    rho = spearman(x, y)
+    return "Spearman ρ undefined" if rho is None else f"Spearman ρ = {rho:.2f}"
 
 
 def plot_sweep(

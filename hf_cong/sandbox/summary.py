@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from scipy import stats
-
 from ..evaluation.report import (
     Interval,
     mean_interval,
@@ -16,6 +14,7 @@ from ..evaluation.report import (
     plot_stages,
     plot_sweep,
     render_table,
+    spearman,
 )
 from ..evaluation.text_metrics import distinct_n
 
@@ -89,11 +88,11 @@ def summarise(records: list[dict], labels: Sequence[str] = SYSTEMS) -> dict:
                 "by_seed": [per_seed[label][seed] - per_seed[baseline][seed] for seed in seeds],
             }
         )
-    spearman = {
-        label: float(stats.spearmanr([row["implicit"] for row in rows], [row["gold"] for row in rows]).statistic)
+    correlations = {
+        label: spearman([row["implicit"] for row in rows], [row["gold"] for row in rows])
         for label, rows in {**by_system, "all": records}.items()
     }
-    return {"systems": systems, "comparisons": comparisons, "spearman": spearman}
+    return {"systems": systems, "comparisons": comparisons, "spearman": correlations}
 
 
 def _means(rows: list[dict], metric: str, key: str) -> dict:
