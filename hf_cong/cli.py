@@ -2,6 +2,7 @@
 """The console script `hf-cong`. Each command parses, makes one call, and prints; all work is elsewhere."""
 
 import argparse
+import json
 import sys
 from pathlib import Path
 
@@ -63,6 +64,7 @@ def train(argv: list[str]):
 def generate(argv: list[str]):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from .checkpoints import model_identity
     from .generation import generate_completions
     from .pair import ContrastivePairForCausalLM
     from .recipes import GenerateArguments, parse
@@ -81,9 +83,14 @@ def generate(argv: list[str]):
             model_init_kwargs=init,
         )
 
+    weights = {"policy": model_identity(args.policy), "dtype": args.dtype}
+    if args.reference is not None:
+        contrast = {"alpha": args.alpha, "plausibility_threshold": args.plausibility_threshold}
+        weights |= {"reference": model_identity(args.reference), **contrast}
     completions = generate_completions(
         args.prompts,
         engine,
+        engine_id=json.dumps(weights),
         tokenizer=AutoTokenizer.from_pretrained(args.policy),
         output_dir=args.output_dir,
         seed=args.seed,

@@ -77,9 +77,8 @@ def generate_completions(
         output_dir (`str` or `Path`):
             Receives `journal-*.jsonl`, `completions.parquet` and, last, `manifest.json`.
         engine_id (`str`, *optional*):
-            A name of everything in the engine that changes what it writes, for callers that know it before they load
-            anything. Without it, the engine is known by a hash of its weights, and a finished run whose engine is a
-            function trusts the function.
+            A name of everything in the engine that changes what it writes. A model is known by a hash of its weights
+            (and α, τ) without it; a function must have one.
         seed (`int`, *optional*, defaults to `0`):
             With the content of a prompt, it determines the random numbers of that prompt's completion.
         max_new_tokens (`int`, *optional*, defaults to `512`):
@@ -128,11 +127,13 @@ def generate_completions(
     if do_sample:
         settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     identity = {"prompts": _hash_prompts(rows["prompt_id"], ids), "seed": seed, **settings}
-    facts = None
-    if isinstance(engine, torch.nn.Module):
-        facts = _describe(engine)
-    if engine_id is not None or facts is not None:
-        identity["engine"] = engine_id or facts["fingerprint"]
+    facts = _describe(engine) if isinstance(engine, torch.nn.Module) else None
+    if engine_id is None and facts is None:
+        raise ValueError(
+            "`engine` is a function, so it takes `engine_id` to tell one run from another without calling it: name "
+            "the weights, and everything else in the engine that changes what it writes."
+        )
+    identity["engine"] = engine_id or facts["fingerprint"]
 
     # Without an accelerator, only `cpu=True` makes accelerate see the other processes.
     state, output_dir = PartialState(cpu=not torch.accelerator.is_available()), Path(output_dir)
@@ -144,7 +145,6 @@ def generate_completions(
         if facts is None:
             engine = engine()
             facts = _describe(engine)
-            identity["engine"] = engine_id or facts["fingerprint"]
         lengths = [len(row) for row in ids]
         fitting = _fitting(lengths, _context_length(engine) - max_new_tokens, max_new_tokens, invalid_prompts)
         if len(fitting) < len(rows):

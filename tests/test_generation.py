@@ -45,6 +45,11 @@ def make_pair(family="llama"):
     return ContrastivePairForCausalLM.from_pair(policy, reference)
 
 
+def writer(path):
+    """How a finished run knows its engine."""
+    return json.loads((path / "manifest.json").read_text())["identity"]["engine"]
+
+
 def never():
     raise AssertionError("the engine was loaded although no work was left")
 
@@ -253,10 +258,12 @@ def test_an_adapter_takes_part_and_its_model_is_given_back_as_it_was(model, refe
 
 def test_a_finished_run_is_returned_without_loading_the_engine(reference_run, tmp_path):
     dataset, path = reference_run
-    assert generate_completions(PROMPTS, never, output_dir=path, **SETTINGS)[:] == dataset[:]
+    assert generate_completions(PROMPTS, never, engine_id=writer(path), output_dir=path, **SETTINGS)[:] == dataset[:]
     # Killed between the last batch and the files: nothing is left to write but the files.
     shutil.copy(path / "journal-00000.jsonl", tmp_path)
-    assert generate_completions(PROMPTS, never, output_dir=tmp_path, **SETTINGS)[:] == dataset[:]
+    assert (
+        generate_completions(PROMPTS, never, engine_id=writer(path), output_dir=tmp_path, **SETTINGS)[:] == dataset[:]
+    )
     assert written(tmp_path) == written(path)
     assert (tmp_path / "manifest.json").read_bytes() == (path / "manifest.json").read_bytes()
 
@@ -282,7 +289,8 @@ def test_another_runs_folder_is_refused_by_field(reference_run, tmp_path, field,
         shutil.copy(path / "journal-00000.jsonl", tmp_path)
         path = tmp_path
     before = written(path)
-    arguments = {"prompts": PROMPTS, "engine": never, "output_dir": path, **SETTINGS, **OTHER_RUNS[field]}
+    engine = {"engine": never, "engine_id": writer(reference_run[1])}
+    arguments = {"prompts": PROMPTS, "output_dir": path, **engine, **SETTINGS, **OTHER_RUNS[field]}
     with pytest.raises(ValueError, match=f"belongs to another run: .*`{field}` "):
         generate_completions(**arguments)
     assert written(path) == before
@@ -305,7 +313,13 @@ def test_another_chat_template_is_another_run(reference_run):
     tokenizer = tiny_tokenizer()
     tokenizer.chat_template = tokenizer.chat_template.replace("assistant", "system")
     with pytest.raises(ValueError, match="`prompts`"):
-        generate_completions(PROMPTS, never, output_dir=reference_run[1], **{**SETTINGS, "tokenizer": tokenizer})
+        generate_completions(
+            PROMPTS,
+            never,
+            engine_id=writer(reference_run[1]),
+            output_dir=reference_run[1],
+            **{**SETTINGS, "tokenizer": tokenizer},
+        )
 
 
 def test_a_changed_result_is_not_returned(reference_run, tmp_path):
@@ -313,7 +327,9 @@ def test_a_changed_result_is_not_returned(reference_run, tmp_path):
     with open(tmp_path / "copy" / "completions.parquet", "ab") as file:
         file.write(b"x")
     with pytest.raises(ValueError, match="not the file"):
-        generate_completions(PROMPTS, never, output_dir=tmp_path / "copy", **SETTINGS)
+        generate_completions(
+            PROMPTS, never, engine_id=writer(reference_run[1]), output_dir=tmp_path / "copy", **SETTINGS
+        )
 
 
 def test_engine_id_is_the_identity_of_what_is_not_loaded(model, tmp_path):
@@ -330,6 +346,11 @@ def test_engine_id_is_the_identity_of_what_is_not_loaded(model, tmp_path):
     manifest = json.loads((tmp_path / "manifest.json").read_text())
     assert manifest["identity"]["engine"] == "stage 1"
     assert len(manifest["engine"]["weights"]) == 16
+
+
+def test_a_function_needs_an_engine_id(reference_run):
+    with pytest.raises(ValueError, match="takes `engine_id`"):
+        generate_completions(PROMPTS, never, output_dir=reference_run[1], **SETTINGS)
 
 
 def test_over_long_prompts_are_refused_by_row_or_counted(tmp_path):
@@ -374,7 +395,7 @@ def test_the_smaller_context_of_a_pair_counts(tmp_path):
 )
 def test_settings_out_of_range_are_refused_before_the_engine_is_loaded(tmp_path, wrong):
     with pytest.raises(ValueError, match=f"`{next(iter(wrong))}`"):
-        generate_completions(PROMPTS, never, output_dir=tmp_path, **{**SETTINGS, **wrong})
+        generate_completions(PROMPTS, never, engine_id="never", output_dir=tmp_path, **{**SETTINGS, **wrong})
 
 
 def test_text_keeps_its_leading_space(tmp_path):
@@ -431,7 +452,9 @@ def test_sources_give_the_same_run(reference_run, model, tmp_path):
     dataset = datasets.Dataset.from_list([{"prompt": prompt, "topic": "x"} for prompt in PROMPTS])
     dataset.to_parquet(tmp_path / "p.parquet")
     for source in (dataset, tmp_path / "p.parquet"):
-        assert generate_completions(source, never, output_dir=reference_run[1], **SETTINGS)[:] == reference_run[0][:]
+        path = reference_run[1]
+        again = generate_completions(source, never, engine_id=writer(path), output_dir=path, **SETTINGS)
+        assert again[:] == reference_run[0][:]
 
 
 # Killed runs. A fork of this process stands for a process of its own: it dies by SIGKILL, without a chance to tidy up.

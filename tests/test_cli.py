@@ -1,0 +1,119 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""The commands do what the Python calls do, on files."""
+
+import json
+
+import datasets
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from hf_cong import ContrastivePairForCausalLM, generate_completions
+from hf_cong.cli import main
+from tests.tiny import tiny_model, tiny_pair, tiny_tokenizer
+
+WORDS = ["cat", "dog", "fox", "owl", "mat"]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A directory with a weak pair, a strong model of another family and vocabulary, and prompts."""
+    root = tmp_path_factory.mktemp("files")
+    policy, reference = tiny_pair("llama", vocab_size=320, eos_token_id=2, pad_token_id=0)
+    strong = tiny_model("qwen2", 5, vocab_size=328, eos_token_id=2, pad_token_id=0)
+    for name, model, seed in (("policy", policy, 0), ("reference", reference, 0), ("strong", strong, 1)):
+        model.save_pretrained(root / name)
+        tiny_tokenizer(seed).save_pretrained(root / name)
+    rows = [
+        {"prompt": [{"role": "user", "content": f"tell me about the {a} and the {b}"}]} for a in WORDS for b in WORDS
+    ]
+    (root / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return root
+
+
+def recipe(path, **values):
+    path.write_text("".join(f"{key}: {json.dumps(value)}\n" for key, value in values.items()))
+    return ["--config", str(path)]
+
+
+def test_generate_then_build(files, tmp_path, capsys):
+    common = {"prompts": str(files / "prompts.jsonl"), "max_new_tokens": 8, "dtype": "float32", "batch_size": 16}
+    names = {"policy": str(files / "policy"), "reference": str(files / "reference")}
+    pair = recipe(tmp_path / "pair.yaml", **common, **names, output_dir=str(tmp_path / "cd"), alpha=0.3)
+    assert main(["generate", *pair]) == 0
+    assert "25 completions" in capsys.readouterr().out
+    alone = recipe(tmp_path / "alone.yaml", **common, policy=str(files / "strong"), output_dir=str(tmp_path / "own"))
+    assert main(["generate", *alone, "--seed", "1"]) == 0
+
+    direct = generate_completions(
+        common["prompts"],
+        ContrastivePairForCausalLM.from_pair(names["policy"], names["reference"], alpha=0.3),
+        tokenizer=tiny_tokenizer(),
+        output_dir=tmp_path / "direct",
+        max_new_tokens=8,
+    )
+    written = datasets.Dataset.from_parquet(str(tmp_path / "cd" / "completions.parquet"))
+    assert written["completion_ids"] == direct["completion_ids"]
+    assert set(written["alpha"]) == {0.3}
+
+    build = [
+        "--chosen",
+        str(tmp_path / "cd"),
+        "--rejected",
+        str(tmp_path / "own"),
+        "--output_dir",
+        str(tmp_path / "pairs"),
+    ]
+    assert main(["build", *build, "--drop_truncated", "false"]) == 0
+    assert "25 rows in" in capsys.readouterr().out
+    manifest = json.loads((tmp_path / "pairs" / "manifest.json").read_text())
+    assert manifest["counts"]["rows_in"] == 25
+
+    # the same directory with another α is another run
+    assert main(["generate", *pair, "--alpha", "0.5"]) == 2
+    assert "alpha" in capsys.readouterr().err
+
+
+def test_train_runs_the_whole_job_and_resumes(files, tmp_path, capsys):
+    values = {
+        "model_name_or_path": str(files / "strong"),
+        "weak_model_name_or_path": str(files / "policy"),
+        "weak_reference_model_name_or_path": str(files / "reference"),
+        "dataset_name": str(files / "prompts.jsonl"),
+        "output_dir": str(tmp_path / "run"),
+        "max_new_tokens": 8,
+        "drop_truncated": False,
+        "generation_batch_size": 25,
+        "per_device_train_batch_size": 8,
+        "sft_num_train_epochs": 1,
+        "sft_learning_rate": 1e-3,
+        "learning_rate": 1e-3,
+        "max_steps": 2,
+        "save_strategy": "no",
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    argv = ["train", *recipe(tmp_path / "cong.yaml", **values)]
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "sft/train: 25 rows in" in out and "dpo/train" in out
+    trained = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    before = AutoModelForCausalLM.from_pretrained(files / "strong")
+    moved = [not torch.equal(a, b) for a, b in zip(trained.parameters(), before.parameters(), strict=True)]
+    assert all(moved)
+    assert main(argv) == 0  # nothing of stage I is left to do; stage II repeats to the same weights
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    for name, parameter in trained.state_dict().items():
+        assert torch.equal(parameter, again.state_dict()[name]), name
+
+
+def test_train_refuses_what_it_cannot_read(files, tmp_path, capsys):
+    missing = {"model_name_or_path": str(files / "strong"), "dataset_name": str(tmp_path / "none.jsonl")}
+    argv = ["train", *recipe(tmp_path / "a.yaml", **missing, output_dir=str(tmp_path), use_cpu=True)]
+    assert main(argv) == 2
+    assert "there is no file" in capsys.readouterr().err
+    present = {**missing, "dataset_name": str(files / "prompts.jsonl")}
+    argv = ["train", *recipe(tmp_path / "b.yaml", **present, output_dir=str(tmp_path), use_cpu=True)]
+    assert main(argv) == 2
+    assert "needs the weak pair" in capsys.readouterr().err
