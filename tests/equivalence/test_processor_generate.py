@@ -84,16 +84,14 @@ def test_beams_are_those_of_the_pair_and_of_the_oracle(subjects, family):
     kwargs = {**GREEDY, "max_new_tokens": 8, "num_beams": 3}
     ids = torch.tensor([PROMPTS[2]])
     processor = ContrastiveLogitsProcessor(reference)
-    output = policy.generate(
-        ids, attention_mask=torch.ones_like(ids), logits_processor=[processor], renormalize_logits=True, **kwargs
-    )
+    output = policy.generate(ids, attention_mask=torch.ones_like(ids), logits_processor=[processor], **kwargs)
     expected = oracle_beams(policy, reference, PROMPTS[2], num_beams=3, max_new_tokens=8)
     assert output[0, len(PROMPTS[2]) :].tolist() == expected
 
     ids, mask = left_pad(PROMPTS)
     pair = ContrastivePairForCausalLM.from_pair(policy, reference)
     processor = ContrastiveLogitsProcessor(reference, attention_mask=mask)
-    kwargs |= {"num_return_sequences": 2, "renormalize_logits": True}
+    kwargs |= {"num_return_sequences": 2}
     padded = policy.generate(ids, attention_mask=mask, logits_processor=[processor], **kwargs)
     assert torch.equal(padded, pair.generate(ids, attention_mask=mask, **kwargs))
 
@@ -249,7 +247,7 @@ def test_control_a_naive_shadow_is_wrong(subjects, how):
     if how == "reuse":
         assert singles(policy, NaiveProcessor(reference)) != expected
         return
-    mode = {"num_beams": 4, "renormalize_logits": True} if how == "beams" else {"prompt_lookup_num_tokens": 3}
+    mode = {"num_beams": 4} if how == "beams" else {"prompt_lookup_num_tokens": 3}
     right, wrong = [], []
     for prompt in PROMPTS:
         ids = torch.tensor([prompt])
