@@ -31,6 +31,10 @@ def test_interval_covers_the_true_mean_as_often_as_it_says():
     assert 0.935 < np.mean(covered) < 0.965
 
 
+def test_interval_is_written_with_its_half_width():
+    assert f"{Interval(0.5, 0.45, 0.55):.2f}" == "0.50 ± 0.05"
+
+
 def test_one_value_says_nothing_about_the_spread():
     assert mean_interval([0.5]) == Interval(0.5, -math.inf, math.inf)
 

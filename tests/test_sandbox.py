@@ -187,10 +187,10 @@ def _records() -> list[dict]:
             "prompt_id": str(prompt),
             "completion": "a b",
             "gold": 0.05 * number + 0.1 * prompt + 0.2 * seed,
+            **dict.fromkeys(("truth", "manner", "focus", "finished"), 1.0),
             "implicit": float(number + prompt),
             "nll": 1.0,
             "tokens": 3,
-            "finished": 1.0,
         }
         for number, system in enumerate(SYSTEMS)
         for seed in (0, 1)

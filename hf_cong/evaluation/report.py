@@ -21,14 +21,14 @@ _WIDTH = 8.0  # inches, at 150 dots per inch
 
 
 class Interval(NamedTuple):
-    """A mean and the ends of its confidence interval."""
+    """A mean and the ends of its confidence interval; `f"{interval:.2f}"` gives `0.50 ± 0.03`."""
 
     mean: float
     low: float
     high: float
 
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} ± {(self.high - self.low) / 2:.3f}"
+    def __format__(self, spec: str) -> str:
+        return f"{self.mean:{spec}} ± {(self.high - self.low) / 2:{spec}}"
 
 
 def mean_interval(values: Sequence[float], *, confidence: float = 0.95) -> Interval:

@@ -27,7 +27,7 @@ from ..generation import generate_completions
 from ..pair import ContrastivePairForCausalLM
 from ..preferences import build_sft_dataset
 from ..rewards import ImplicitReward, completion_logps
-from .gold import gold_reward
+from .gold import grade
 from .models import MAX_NEW_TOKENS, SandboxPaths, build_sandbox
 from .summary import (
     ALPHA,
@@ -35,7 +35,9 @@ from .summary import (
     CONG,
     CONG_FAST,
     CONG_S,
+    COOLED,
     STRONG,
+    TEMPERATURE,
     WEAK_POST,
     WEAK_PRE,
     WEAK_SFT,
@@ -136,6 +138,7 @@ def _untrained(world: SandboxPaths, output_dir: Path, seed: int, _: int, num_tes
             WEAK_PRE: lambda: _load(world.weak_reference),
             WEAK_POST: lambda: _load(world.weak_policy),
             **{decoded(alpha): lambda alpha=alpha: pair(alpha) for alpha in ALPHAS},
+            COOLED: lambda: pair(ALPHA),
             STRONG: lambda: _load(world.strong),
         },
         world,
@@ -232,8 +235,9 @@ def _sample(
     dataset: datasets.Dataset,
     output_dir: Path,
     seed: int,
+    temperature: float = TEMPERATURE,
 ) -> datasets.Dataset:
-    """Temperature 0.8 and top-p 0.95 for every system, as in training."""
+    """Samples as ConG does in training, with top-p 0.95."""
     return generate_completions(
         dataset,
         engine(),
@@ -241,6 +245,7 @@ def _sample(
         output_dir=output_dir,
         seed=seed,
         max_new_tokens=MAX_NEW_TOKENS,
+        temperature=temperature,
         batch_size=100,
     )
 
@@ -260,12 +265,14 @@ def _sample_and_score(
     records = []
     for label, engine in systems.items():
         folder = output_dir / "samples" / re.sub(r"\W+", "-", label)
-        rows = _sample(engine, tokenizer, test, folder, seed)
+        temperature = TEMPERATURE * ALPHA if label == COOLED else TEMPERATURE
+        rows = _sample(engine, tokenizer, test, folder, seed, temperature)
         # Scored with the end-of-sequence token where it was written: stopping is part of the answer.
         end = {"stop": [tokenizer.eos_token_id], "length": []}
         ids = [row["completion_ids"] + end[row["finish_reason"]] for row in rows]
         implicit = reward.score(list(rows["prompt"]), ids, batch_size=100)
         logps = completion_logps(strong, tokenizer, list(rows["prompt"]), ids, batch_size=100)
+        graded = [grade(row["prompt"], row["completion"]) for row in rows]
         records += [
             {
                 "system": label,
@@ -274,12 +281,15 @@ def _sample_and_score(
                 "prompt": row["prompt"][-1]["content"],
                 "completion": row["completion"],
                 "finish_reason": row["finish_reason"],
-                "gold": gold_reward(row["prompt"], row["completion"]),
+                "gold": grades.reward,
+                "truth": grades.truth,
+                "manner": grades.manner,
+                "focus": grades.focus,
                 "implicit": score,
                 "nll": -row_logps.mean().item(),
                 "tokens": len(row_ids),
                 "finished": float(row["finish_reason"] == "stop"),
             }
-            for row, row_ids, score, row_logps in zip(rows, ids, implicit, logps, strict=True)
+            for row, row_ids, score, row_logps, grades in zip(rows, ids, implicit, logps, graded, strict=True)
         ]
     return records

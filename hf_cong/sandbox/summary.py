@@ -20,6 +20,7 @@ from ..evaluation.text_metrics import distinct_n
 
 ALPHA = 0.4  # the paper's
 ALPHAS = (0.3, ALPHA, 0.5, 0.7, 1.0)
+TEMPERATURE = 0.8  # the paper's
 
 
 def decoded(alpha: float) -> str:
@@ -29,16 +30,14 @@ def decoded(alpha: float) -> str:
 
 WEAK_PRE, WEAK_POST, STRONG = "weak, before alignment", "weak, after alignment", "strong base"
 WEAK_SFT, CONG_S, CONG, CONG_FAST = "WeakSFT", "ConG-S (stage I)", "ConG (stages I + II)", "ConG, stage II at 5x lr"
-SYSTEMS = (WEAK_PRE, WEAK_POST, *map(decoded, ALPHAS), STRONG, WEAK_SFT, CONG_S, CONG, CONG_FAST)
-METRICS = {
-    "gold": "gold reward",
-    "implicit": "implicit reward",
-    "nll": "nll/token",
-    "tokens": "tokens",
-    "finished": "finished",
-}
+# The contrast scales the policy's log-probabilities by about α, which is a temperature of 1/α; this undoes it.
+COOLED = f"CD, α = {ALPHA:g}, temperature × α"
+SYSTEMS = (WEAK_PRE, WEAK_POST, *map(decoded, ALPHAS), COOLED, STRONG, WEAK_SFT, CONG_S, CONG, CONG_FAST)
+METRICS = ("gold", "implicit", "nll", "tokens", "finished")
+PARTS = ("truth", "manner", "focus")  # of the gold reward
 COMPARISONS = (
     (decoded(ALPHA), WEAK_POST),
+    (COOLED, WEAK_POST),
     (WEAK_SFT, STRONG),
     (CONG_S, WEAK_SFT),
     (CONG, CONG_S),
@@ -48,17 +47,19 @@ COMPARISONS = (
 )
 
 
-def summarise(records: list[dict], labels: Sequence[str] = SYSTEMS) -> dict:
+def summarise(records: list[dict], labels: Sequence[str] = SYSTEMS, parts: Sequence[str] = PARTS) -> dict:
     """Means with 95% intervals over held-out prompts; each prompt's value is its mean over the seeds.
 
     Args:
         records (`list[dict]`):
-            One per system, seed and prompt, with a number for each of the metrics.
+            One per system, seed and prompt, with a number for each of the metrics and parts.
         labels (`Sequence[str]`, *optional*):
             The systems, in the order of the table; all of the demo's must be among them.
+        parts (`Sequence[str]`, *optional*):
+            What the gold reward is made of, each in [0, 1].
 
     Returns:
-        `dict`: `systems` (per system the interval of each metric, the gold reward of each seed, `distinct_2`),
+        `dict`: `parts`, `systems` (per system the interval of each metric, the gold reward of each seed, `distinct_2`),
         `comparisons` (differences of gold reward, paired by prompt) and `spearman` (implicit against gold reward).
     """
     seeds = sorted({record["seed"] for record in records})
@@ -68,7 +69,7 @@ def summarise(records: list[dict], labels: Sequence[str] = SYSTEMS) -> dict:
     systems, per_prompt, per_seed = {}, {}, {}
     for label in labels:
         rows = by_system[label]
-        means = {metric: _means(rows, metric, "prompt_id") for metric in METRICS}
+        means = {metric: _means(rows, metric, "prompt_id") for metric in (*METRICS, *parts)}
         per_prompt[label], per_seed[label] = means["gold"], _means(rows, "gold", "seed")
         systems[label] = {
             **{metric: mean_interval(list(values.values()))._asdict() for metric, values in means.items()},
@@ -92,7 +93,7 @@ def summarise(records: list[dict], labels: Sequence[str] = SYSTEMS) -> dict:
         label: spearman([row["implicit"] for row in rows], [row["gold"] for row in rows])
         for label, rows in {**by_system, "all": records}.items()
     }
-    return {"systems": systems, "comparisons": comparisons, "spearman": correlations}
+    return {"parts": list(parts), "systems": systems, "comparisons": comparisons, "spearman": correlations}
 
 
 def _means(rows: list[dict], metric: str, key: str) -> dict:
@@ -104,18 +105,24 @@ def _means(rows: list[dict], metric: str, key: str) -> dict:
 
 def tables(results: dict, *, markdown: bool = False) -> str:
     """The comparison of all systems, then the paired differences."""
-    systems = [
-        {
-            "system": label,
-            **{title: str(Interval(**row[metric])) for metric, title in METRICS.items()},
-            "distinct-2": row["distinct_2"],
-        }
-        for label, row in results["systems"].items()
-    ]
+    systems, parts = [], results["parts"]
+    for label, row in results["systems"].items():
+        interval = {metric: Interval(**row[metric]) for metric in (*METRICS, *parts)}
+        systems.append(
+            {
+                "system": label,
+                "gold reward": f"{interval['gold']:.3f}",
+                **{part: f"{interval[part].mean:.2f}" for part in (*parts, "finished")},
+                "implicit reward": f"{interval['implicit']:.2f}",
+                "nll/token": f"{interval['nll']:.3f}",
+                "tokens": f"{interval['tokens']:.1f}",
+                "distinct-2": row["distinct_2"],
+            }
+        )
     comparisons = [
         {
             "difference in gold reward": f"{row['system']} - {row['baseline']}",
-            "mean": str(Interval(**row["gold"])),
+            "mean": f"{Interval(**row['gold']):.3f}",
             "by seed": " ".join(f"{value:+.3f}" for value in row["by_seed"]),
             "reading": _reading(row),
         }
@@ -124,8 +131,9 @@ def tables(results: dict, *, markdown: bool = False) -> str:
     settings = results["settings"]
     note = (
         f"Mean ± half of the 95% interval over {settings['num_test_prompts']} held-out prompts, "
-        f"{len(settings['seeds'])} seeds averaged per prompt. Gold reward is in [0, 1]; implicit reward in nats per "
-        "completion; nll in nats per token under the strong base; distinct-2 over one sample of each prompt."
+        f"{len(settings['seeds'])} seeds averaged per prompt. Gold reward, its parts and the share of finished texts are in "
+        "[0, 1]; implicit reward is in nats per completion, nll in nats per token under the strong base; distinct-2 is "
+        "over one sample of each prompt. Better or worse: the interval excludes 0 and all seeds agree."
     )
     return "\n\n".join([render_table(systems, markdown=markdown), note, render_table(comparisons, markdown=markdown)])
 
