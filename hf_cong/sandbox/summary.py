@@ -59,7 +59,7 @@ def summarise(records: list[dict], labels: Sequence[str] = SYSTEMS, parts: Seque
             What the gold reward is made of, each in [0, 1].
 
     Returns:
-        `dict`: `parts`, `systems` (per system the interval of each metric, the gold reward of each seed, `distinct_2`),
+        `dict`: `parts`, `systems` (for each the interval of each metric, the gold reward by seed, and `distinct_2`),
         `comparisons` (differences of gold reward, paired by prompt) and `spearman` (implicit against gold reward).
     """
     seeds = sorted({record["seed"] for record in records})
@@ -131,9 +131,9 @@ def tables(results: dict, *, markdown: bool = False) -> str:
     settings = results["settings"]
     note = (
         f"Mean ± half of the 95% interval over {settings['num_test_prompts']} held-out prompts, "
-        f"{len(settings['seeds'])} seeds averaged per prompt. Gold reward, its parts and the share of finished texts are in "
-        "[0, 1]; implicit reward is in nats per completion, nll in nats per token under the strong base; distinct-2 is "
-        "over one sample of each prompt. Better or worse: the interval excludes 0 and all seeds agree."
+        f"{len(settings['seeds'])} seeds averaged per prompt. Gold reward, its parts and the share of finished texts "
+        "are in [0, 1]; implicit reward is in nats per completion, nll in nats per token under the strong base; "
+        "distinct-2 is over one sample of each prompt. Better or worse: the interval excludes 0 and all seeds agree."
     )
     return "\n\n".join([render_table(systems, markdown=markdown), note, render_table(comparisons, markdown=markdown)])
 
@@ -171,11 +171,9 @@ def draw(results: dict, records: list[dict], output_dir: Path) -> None:
         ylabel="gold reward, from 0 to 1",
     )
     points = {
-        label: tuple(
-            (
-                [row["implicit"] for row in records if row["system"] == label],
-                [row["gold"] for row in records if row["system"] == label],
-            )
+        label: (
+            [row["implicit"] for row in records if row["system"] == label],
+            [row["gold"] for row in records if row["system"] == label],
         )
         for label in (WEAK_PRE, WEAK_POST, decoded(ALPHA), STRONG, CONG_S, CONG)
     }
