@@ -3,6 +3,7 @@
 
 import functools
 import json
+import logging
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -51,6 +52,8 @@ from .stages import (
     weak_tokenizer,
     write_completions,
 )
+
+logger = logging.getLogger(__name__)
 
 
 class ConGTrainer(DPOTrainer):
@@ -217,6 +220,17 @@ class ConGTrainer(DPOTrainer):
                 "A sharded model cannot pass from stage to stage in one process. Launch one stage at a time: "
                 "`generate_completions`, `trl.SFTTrainer`, `generate_completions`, then `ConGTrainer` on the pairs."
             )
+        if not self._pairs_missing and args.max_length is not None:
+            columns = [self.train_dataset[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
+            long = sum(len(p) + max(len(c), len(r)) > args.max_length for p, c, r in zip(*columns, strict=True))
+            if long:
+                logger.warning(
+                    "%d of %d given pairs are longer than `max_length=%d` and are cut, as by `DPOTrainer`. Raise it, "
+                    "or leave these rows out.",
+                    long,
+                    len(self.train_dataset),
+                    args.max_length,
+                )
         # Names that begin with an underscore are never uploaded by `push_to_hub`.
         self._stage_root = Path(self.args.output_dir) / "_cong"
         self.add_callback(SealCheckpoints())

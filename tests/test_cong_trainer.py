@@ -245,6 +245,16 @@ def test_truncated_completions_are_dropped_by_default_only(tmp_path):
     assert counts[True]["kept"] + cut == counts[False]["kept"]
 
 
+def test_given_pairs_that_dpo_trainer_cuts_are_counted_in_a_warning(tmp_path, caplog):
+    rows = trainer(tmp_path / "a", pairs(4), weak=False).train_dataset
+    assert "are cut" not in caplog.text
+    lengths = [len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in rows]
+    limit = max(lengths) - 1
+    trainer(tmp_path / "b", pairs(4), weak=False, settings={"max_length": limit})
+    count = lengths.count(max(lengths))
+    assert f"{count} of 4 given pairs are longer than `max_length={limit}` and are cut" in caplog.text
+
+
 def test_nothing_left_is_an_error_that_says_what_to_raise(tmp_path):
     made = trainer(tmp_path, chosen_rows(4), weak=False, settings={"max_length": 4})
     with pytest.raises(ValueError, match=r"No row is left of 4 .*'too_long': 4.*Raise `max_length`"):
