@@ -303,7 +303,7 @@ def _style(axes: Axes, title: str, xlabel: str, ylabel: str, *, fontsize: int) -
 
 def _legend_below(figure: Figure, axes: Axes) -> None:
     handles, labels = axes.get_legend_handles_labels()
-    columns = 3 if max(map(len, labels)) <= 26 else 2
+    columns = 3 if max(map(len, labels)) <= 30 else 2
     figure.legend(
         handles,
         [_wrap(label, 40) for label in labels],
