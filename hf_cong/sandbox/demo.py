@@ -6,8 +6,8 @@ reward (the weak base fails often, alignment helps it clearly and leaves much to
 fault of the test was mended after a first comparison: the judge had not been shown texts that never end. What wins and
 what does not is in `recipes/sandbox/README.md`.
 
-The settings of ConG are the paper's, except the learning rates, which so small a model needs larger: stage I has that of
-the weak model's own SFT; stage II has the paper's ratio to it (6e-7 to 1e-5) and, beside it, five times as much.
+The settings of ConG are the paper's, except the learning rates, which so small a model needs larger: stage I has that
+of the weak model's own SFT; stage II has the paper's ratio to it (6e-7 to 1e-5) and, beside it, five times as much.
 """
 
 import json
