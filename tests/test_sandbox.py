@@ -141,6 +141,8 @@ def test_the_models_are_a_pair_and_a_stronger_one(world):
     tokenizers = [AutoTokenizer.from_pretrained(path) for path in world]
     for tokenizer in tokenizers[1:]:
         check_same_vocabulary(tokenizers[0], tokenizer)
+        # The same vocabulary is not yet the same tokenizer.
+        assert encode_prompt(tokenizer, PROMPT) == encode_prompt(build_tokenizer(), PROMPT)
     pre, post, strong = (_weights(path) for path in world[1:])
     assert pre.keys() == post.keys()
     assert any(not torch.equal(pre[name], post[name]) for name in pre)

@@ -21,8 +21,6 @@ from transformers import (
     LlamaForCausalLM,
     PreTrainedModel,
     PreTrainedTokenizerFast,
-    Qwen2Config,
-    Qwen2ForCausalLM,
     get_cosine_schedule_with_warmup,
 )
 from trl import DPOConfig, DPOTrainer
@@ -194,7 +192,8 @@ def _build_weak(
 
 def _build_strong(tokenizer: PreTrainedTokenizerFast, output_dir: Path, seed: int, effort: float) -> None:
     torch.manual_seed(seed)
-    model = Qwen2ForCausalLM(Qwen2Config(**_shape(tokenizer, hidden_size=96, layers=3)))
+    # Of the pair's family: for others, such as Qwen2, `AutoTokenizer` puts their own tokenizer in the place of ours.
+    model = LlamaForCausalLM(LlamaConfig(**_shape(tokenizer, hidden_size=96, layers=3)))
     fit(
         model,
         tokenizer,
@@ -218,7 +217,7 @@ def build_sandbox(output_dir: str | Path, seed: int = 0, *, effort: float = 1.0,
     - weak reference: a 2-layer Llama of width 64, trained on the answers of all writers;
     - weak policy: the same model after SFT on 500 answers of more careful writers and DPO on noisy preferences between
       its own samples;
-    - strong: a 3-layer Qwen2 of width 96, trained on other answers of all writers. Nothing has aligned it.
+    - strong: a 3-layer Llama of width 96, trained on other answers of all writers. Nothing has aligned it.
 
     About one minute of one core for each of the weak pair and the strong model.
 
