@@ -2,6 +2,7 @@
 """May these two models be contrasted token by token? Takes tokenizers, configurations, models; generates nothing."""
 
 import logging
+from inspect import signature
 
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -56,7 +57,9 @@ def check_decoder_only(config: PreTrainedConfig, role: str):
         role (`str`): What the model is here, for the message: `"policy"` or `"reference"`.
 
     Raises:
-        ValueError: for an encoder-decoder, or for layers with a recurrent state (Mamba, RWKV, linear attention).
+        ValueError: for an encoder-decoder, for layers with a recurrent state (Mamba, RWKV, linear attention), for
+        layers
+            that share or vary the shape of their keys and values, and for a model that keeps none.
     """
     if config.is_encoder_decoder:
         raise ValueError(
@@ -64,29 +67,42 @@ def check_decoder_only(config: PreTrainedConfig, role: str):
             "model, one that `AutoModelForCausalLM` loads and that generates from `input_ids` alone."
         )
     recurrent = sorted(set(config.get_text_config().to_dict().get("layer_types") or ()) - set(_ATTENTION_LAYERS))
-    if recurrent or _is_stateful(config):
+    model_class = _model_class(config)
+    if recurrent or (model_class is not None and model_class._is_stateful):
         kind = f"{', '.join(recurrent)} layers" if recurrent else "a recurrent state"
         raise ValueError(
             f"`{role}` is a {config.model_type!r} model with {kind}: its cache cannot be rolled back, reordered or "
             "shared by position, so a pair of it would be silently wrong. Use a family whose every layer is attention "
             "(Llama, Qwen2/3, Mistral, Gemma, GPT-2, Mixtral, ...)."
         )
+    text_config = config.get_text_config()
+    if text_config.is_heterogeneous or text_config.to_dict().get("num_kv_shared_layers"):
+        raise ValueError(
+            f"`{role}` is a {config.model_type!r} model whose layers share, or vary the shape of, their keys and "
+            "values. A pair of it is not supported; use a family whose layers each keep their own, of one shape."
+        )
+    if model_class is not None and "past_key_values" not in signature(model_class.forward).parameters:
+        raise ValueError(
+            f"`{role}` is a {config.model_type!r} model, which keeps no cache of keys and values. Use a later family."
+        )
 
 
-def _is_stateful(config: PreTrainedConfig) -> bool:
+def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
+    """The class that `AutoModelForCausalLM` would build, `None` for a configuration that comes with remote code."""
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
-    # A configuration that transformers does not map comes with remote code; its class is checked where it is built.
-    return type(config) in MODEL_FOR_CAUSAL_LM_MAPPING and MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]._is_stateful
+    return MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
 
 
 def check_decoder_model(model: PreTrainedModel, role: str):
     """[`check_decoder_only`] of a loaded model, remote code included."""
+    if not isinstance(model, PreTrainedModel):
+        raise TypeError(f"`{role}` must be a loaded transformers model, got {type(model).__name__}.")
     check_decoder_only(model.config, role)
-    if model._is_stateful or not model.can_generate():
+    if model._is_stateful or not model.can_generate() or "past_key_values" not in signature(model.forward).parameters:
         raise ValueError(
-            f"`{role}` is a {type(model).__name__}, which keeps a recurrent state or has no language-model head. Use "
-            "a causal language model whose every layer is attention."
+            f"`{role}` is a {type(model).__name__}, which has no language-model head or no cache of keys and values. "
+            "Use a causal language model whose every layer is attention."
         )
 
 

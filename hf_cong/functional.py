@@ -47,6 +47,7 @@ def plausibility_mask(policy_logits: Tensor, plausibility_threshold: float = 0.1
     Source: the adaptive plausibility constraint of [Contrastive Decoding](https://huggingface.co/papers/2210.15097),
     used by [ConG](https://huggingface.co/papers/2510.07884) as V_head.
     """
+    check_alpha(1.0, plausibility_threshold)
     policy_logits = policy_logits.float()
     offset = math.log(plausibility_threshold) if plausibility_threshold > 0 else -math.inf
     floor = policy_logits.amax(-1, keepdim=True) + offset
@@ -107,15 +108,7 @@ def contrastive_scores(
     (1 − α)·log(π/π_ref) + α·log π.
     """
     check_alpha(alpha, plausibility_threshold)
-    if policy_logits.shape[:-1] != reference_logits.shape[:-1]:
-        raise ValueError(
-            f"`policy_logits` and `reference_logits` must agree in all but the last dimension, got "
-            f"{tuple(policy_logits.shape)} and {tuple(reference_logits.shape)}."
-        )
-    width = min(policy_logits.shape[-1], reference_logits.shape[-1])
-    policy_logps = log_softmax(policy_logits[..., :width])
-    reference_logps = log_softmax(reference_logits[..., :width], forbidden=-SOFT_FLOOR)
-
+    policy_logps, reference_logps = _common_logps(policy_logits, reference_logits)
     scores = policy_logps - (1 - alpha) * reference_logps
     if not mask:
         return scores.log_softmax(-1)
@@ -147,12 +140,21 @@ def official_scores(
     Source: the released code of [ConG](https://huggingface.co/papers/2510.07884).
     """
     check_alpha(alpha, plausibility_threshold)
-    width = min(policy_logits.shape[-1], reference_logits.shape[-1])
-    policy_logps = log_softmax(policy_logits[..., :width])
-    reference_logps = log_softmax(reference_logits[..., :width], forbidden=-SOFT_FLOOR)
+    policy_logps, reference_logps = _common_logps(policy_logits, reference_logits)
     implausible = ~plausibility_mask(policy_logps, plausibility_threshold)
     refilled = reference_logps.masked_fill(implausible, -1e-3).log_softmax(-1)
     return (policy_logps - (1 - alpha) * refilled).masked_fill(implausible, -math.inf)
+
+
+def _common_logps(policy_logits: Tensor, reference_logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Both log-probabilities on the width that both heads have."""
+    if policy_logits.shape[:-1] != reference_logits.shape[:-1]:
+        raise ValueError(
+            f"`policy_logits` and `reference_logits` must agree in all but the last dimension, got "
+            f"{tuple(policy_logits.shape)} and {tuple(reference_logits.shape)}."
+        )
+    width = min(policy_logits.shape[-1], reference_logits.shape[-1])
+    return log_softmax(policy_logits[..., :width]), log_softmax(reference_logits[..., :width], forbidden=-SOFT_FLOOR)
 
 
 def log_softmax(logits: Tensor, *, forbidden: float = -math.inf) -> Tensor:

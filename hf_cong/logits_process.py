@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
 
-from .compatibility import check_decoder_model, eos_token_ids
+from .compatibility import check_decoder_model, context_length
 from .functional import check_alpha, contrastive_scores, official_scores
 
 
@@ -20,10 +20,7 @@ class _Shadow:
 
     def __init__(self, model: PreTrainedModel, attention_mask: Tensor | None):
         self.model, self.prompt_mask = model, attention_mask
-        self.reset()
-
-    def reset(self):
-        self.cache, self.ids = None, None
+        self.cache, self.rows, self.prompts = None, None, None
 
     @torch.no_grad()
     def next_logits(self, ids: Tensor) -> Tensor:
@@ -35,8 +32,15 @@ class _Shadow:
             `torch.Tensor` of shape `(B, V)`: logits of the next token, on the shadow model's device.
         """
         ids = ids.to(self.model.device)
-        kept = self._rewind(ids)
-        mask = self._mask(ids, fresh=kept == 0)
+        limit = context_length(self.model)
+        if limit is not None and ids.shape[1] > limit:
+            raise ValueError(
+                f"The rows have {ids.shape[1]} tokens, and the reference's context is {limit}. Shorten the prompts or "
+                "lower `max_new_tokens`."
+            )
+        mask = self._mask(ids)
+        rows = ids.masked_fill(mask == 0, -1)  # padding is not the token it is written with
+        kept = self._rewind(rows)
         positions = (mask.cumsum(-1) - 1).clamp(min=0)
         output = self.model(
             input_ids=ids[:, kept:],
@@ -46,73 +50,61 @@ class _Shadow:
             use_cache=True,
             logits_to_keep=1,
         )
-        self.ids = ids.clone()
+        self.rows = rows
         return output.logits[:, -1]
 
-    def _rewind(self, ids: Tensor) -> int:
-        """Makes the cache hold a common prefix of every row of `ids`; returns its length."""
-        if self.ids is not None:
-            seen = self.ids.shape[1]
-            if ids.shape[1] > seen and torch.equal(ids[:, :seen], self.ids):
+    def _rewind(self, rows: Tensor) -> int:
+        """Makes the cache hold a common prefix of all `rows`; returns its length."""
+        kept = 0
+        if self.rows is not None:
+            seen = self.rows.shape[1]
+            if rows.shape[1] > seen and torch.equal(rows[:, :seen], self.rows):
                 return seen  # plain decoding: every row goes on
             # At least one token must be fed to get logits, so at most all but one are kept.
-            width = min(ids.shape[1] - 1, seen)
-            same = ids[:, None, :width] == self.ids[None, :, :width]  # (B, B_old, width)
-            lengths, rows = same.long().cumprod(-1).sum(-1).max(1)
+            width = min(rows.shape[1] - 1, seen)
+            same = rows[:, None, :width] == self.rows[None, :, :width]  # (B, B_old, width)
+            lengths, parents = same.long().cumprod(-1).sum(-1).max(1)
             kept = int(lengths.min())
-            # Less than the prompt in common means new prompts, whose padding may differ: start again.
-            if kept > 0 and (self.prompt_mask is None or kept >= self.prompt_mask.shape[1] - 1):
-                if not torch.equal(rows, torch.arange(len(self.ids), device=rows.device)):
-                    self.cache.batch_select_indices(rows)
-                self.cache.crop(kept - self.cache.get_seq_length())
-                return kept
-        # No configuration: every layer then keeps all tokens, since a sliding-window layer could not be cut back.
-        # The masks still apply the window.
-        self.cache = DynamicCache()
-        return 0
+        if kept < 2 and self.prompt_mask is None:
+            _refuse_unmasked_padding(rows)
+        if kept == 0:
+            # No configuration: every layer then keeps all tokens, since a sliding-window layer could not be cut back.
+            # The masks still apply the window.
+            self.cache = DynamicCache()
+            return 0
+        if not torch.equal(parents, torch.arange(len(self.rows), device=parents.device)):
+            self.cache.batch_select_indices(parents)
+        self.cache.crop(kept - self.cache.get_seq_length())
+        return kept
 
-    def _mask(self, ids: Tensor, *, fresh: bool) -> Tensor:
+    def _mask(self, ids: Tensor) -> Tensor:
         mask = torch.ones_like(ids)
-        prompt_mask = self.prompt_mask
-        if prompt_mask is None:
-            if fresh:
-                _refuse_unmasked_padding(ids, self.model)
+        if self.prompt_mask is None:
             return mask
-        rows, width = prompt_mask.shape
-        if ids.shape[0] % rows or ids.shape[1] < width or (fresh and ids.shape[1] != width):
-            raise ValueError(
-                f"`attention_mask` of shape {tuple(prompt_mask.shape)} does not belong to these prompts of shape "
-                f"{tuple(ids.shape)}. Build a new processor for each batch: "
-                "`ContrastiveLogitsProcessor(reference, attention_mask=inputs['attention_mask'])`."
-            )
-        mask[:, :width] = prompt_mask.to(ids.device).repeat_interleave(ids.shape[0] // rows, 0)
-        return mask
-
-
-def _refuse_unmasked_padding(ids: Tensor, model: PreTrainedModel):
-    """Raises if a batch looks left-padded: without its mask, the shadow would read padding as text."""
-    distinct = bool((ids != ids[:1]).any())
-    padding = {
-        model.generation_config.pad_token_id,
-        model.config.get_text_config().pad_token_id,
-        *eos_token_ids(model),
-    }
-    padding = torch.tensor(sorted(padding - {None}), dtype=ids.dtype, device=ids.device)
-    first, second = ids[:, 0], ids[:, min(1, ids.shape[1] - 1)]
-    starts_padded = torch.isin(first, padding)
-    # A shared first token (a BOS that is also the padding token) is a start of text unless it is repeated.
-    if bool((first == first[0]).all()):
-        starts_padded &= (first == second) & (ids.shape[1] > 1)
-    elif len(padding) == 0:
-        starts_padded = torch.ones_like(starts_padded)  # nothing tells what padding looks like
-    else:
-        starts_padded |= first == second
-    if (distinct and starts_padded.any()) or (len(ids) == 1 and bool(starts_padded[0] & (first == second)[0])):
-        row = int(starts_padded.nonzero()[0])
+        rows, width = self.prompt_mask.shape
+        if ids.shape[0] % rows == 0 and ids.shape[1] >= width:
+            copies = ids.shape[0] // rows
+            prompts = ids[::copies, :width]
+            if self.prompts is None and ids.shape[1] == width:
+                self.prompts = prompts.clone()
+            if self.prompts is not None and torch.equal(prompts, self.prompts):
+                mask[:, :width] = self.prompt_mask.to(ids.device).repeat_interleave(copies, 0)
+                return mask
         raise ValueError(
-            f"Row {row} of this batch may be left-padded (it starts with token {int(first[row])}), and a processor "
-            "does not see the attention mask. Pass it: `ContrastiveLogitsProcessor(reference, "
-            "attention_mask=inputs['attention_mask'])`; all ones if nothing is padded."
+            f"`attention_mask` of shape {(rows, width)} does not belong to these prompts of shape {tuple(ids.shape)}, "
+            "or was used for others before. Build a new processor for each batch: "
+            "`ContrastiveLogitsProcessor(reference, attention_mask=inputs['attention_mask'])`."
+        )
+
+
+def _refuse_unmasked_padding(rows: Tensor):
+    """Raises unless all rows start with the same token, once: padding starts a row otherwise, or with a repetition."""
+    first, second = rows[:, 0], rows[:, 1:2]
+    if bool((first != first[0]).any()) or bool((first[:, None] == second).any()):
+        raise ValueError(
+            "This batch may be left-padded, and a processor does not see the attention mask. Without it only rows "
+            "that all start with the same token, once, are served. Pass it (all ones if nothing is padded): "
+            "`ContrastiveLogitsProcessor(reference, attention_mask=inputs['attention_mask'])`."
         )
 
 
@@ -124,8 +116,8 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
 
     The policy is the model whose `generate` is called. The reference keeps its own cache, so a step costs one forward
     of each. Works with greedy search, sampling, `num_return_sequences`, beams, assisted and prompt-lookup decoding;
-    one object may serve several `generate` calls. Not with continuous batching (`generate_batch`), which has no place
-    for a processor with state: use [`ContrastivePairForCausalLM`], which is also the faster way.
+    one object may serve several `generate` calls. `generate_batch` (continuous batching) ignores `logits_processor`
+    and has no place for one with state: use [`ContrastivePairForCausalLM`], which is also the faster way.
 
     `generate` applies its own penalties before this processor and temperature, top-k and top-p after it. Keep
     `repetition_penalty` at 1.0 in the generation configuration, so that the plausible set is taken on the raw policy;
@@ -140,11 +132,14 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
             τ in [0, 1).
         attention_mask (`torch.LongTensor` of shape `(B, T)`, *optional*):
             The prompts' attention mask, required when a batch is left-padded: `generate` does not hand it to
-            processors. It is never guessed from token ids. With one, build a new processor for each batch.
+            processors. Without it, only rows that all start with the same token are served. With it, build a new
+            processor for each batch.
 
     Raises:
+        TypeError: if the reference is not a loaded model.
         ValueError: if α or τ is out of range, or the reference is an encoder-decoder or has a recurrent state; at the
-            first step, if a batch looks padded and has no mask, or the mask belongs to another batch.
+            first step, if a batch may be padded and has no mask, or the mask belongs to another batch; at any step, if
+            the rows outgrow the reference's context.
 
     Example:
 
@@ -176,7 +171,7 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
             )
         self.alpha = alpha
         self.plausibility_threshold = plausibility_threshold
-        self.shadow = _Shadow(reference_model, attention_mask)
+        self.shadow = _Shadow(reference_model.eval(), attention_mask)  # a frozen model has no dropout
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         if input_ids.dim() != 2 or scores.dim() != 2:

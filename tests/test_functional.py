@@ -138,6 +138,10 @@ def test_padded_heads_are_cut_on_either_side():
 def test_shapes_that_do_not_belong_together_are_refused():
     with pytest.raises(ValueError, match=r"\(4, 16\) and \(3, 16\)"):
         contrastive_scores(logits(4, 16), logits(3, 16))
+    with pytest.raises(ValueError, match=r"\(4, 16\) and \(3, 16\)"):
+        official_scores(logits(4, 16), logits(3, 16))
+    with pytest.raises(ValueError, match="must lie in"):
+        plausibility_mask(logits(4, 16), 1.5)
     with pytest.raises(ValueError, match="must score the same tokens"):
         implicit_reward(torch.zeros(3), torch.zeros(2))
 

@@ -35,6 +35,10 @@ _FAMILIES = {
         {**_SHAPE, **_SLIDING, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
     ),
     "mixtral": (transformers.MixtralConfig, {**_SHAPE, **_MOE, "num_local_experts": 4}),
+    "gpt_oss": (
+        transformers.GptOssConfig,
+        {**_SHAPE, **_MOE, **_SLIDING, "num_hidden_layers": 2, "num_local_experts": 4, "rope_scaling": None},
+    ),
     "qwen3_moe": (
         transformers.Qwen3MoeConfig,
         {**_SHAPE, **_MOE, "num_experts": 4, "head_dim": 8, "moe_intermediate_size": 24, "decoder_sparse_step": 1},

@@ -8,17 +8,6 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ..functional import check_alpha
 
-_SHAPE = (
-    "head_dim",
-    "hidden_size",
-    "layer_types",
-    "max_position_embeddings",
-    "num_attention_heads",
-    "num_hidden_layers",
-    "num_key_value_heads",
-    "sliding_window",
-)
-
 
 class ContrastivePairConfig(PreTrainedConfig):
     r"""
@@ -54,19 +43,17 @@ class ContrastivePairConfig(PreTrainedConfig):
     ):
         check_alpha(alpha, plausibility_threshold)
         # transformers builds every configuration without arguments when it writes only what differs from the default
-        self.policy_config = _build(policy_config)
-        self.reference_config = _build(reference_config)
-        if self.policy_config.model_type != self.reference_config.model_type:
-            raise ValueError(
-                f"`policy` is a {self.policy_config.model_type!r} model and `reference` a "
-                f"{self.reference_config.model_type!r} one. The two stacks of a pair share masks and cache layout, so "
-                "they must be of one model type; for two that only share a tokenizer use `ContrastiveLogitsProcessor`."
-            )
-        self.alpha = alpha
-        self.plausibility_threshold = plausibility_threshold
+        policy_config, reference_config = _build(policy_config), _build(reference_config)
+        _check_one_family(policy_config, reference_config)
         for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            kwargs.setdefault(name, getattr(self.policy_config.get_text_config(), name))
+            kwargs.setdefault(name, policy_config.get_text_config().to_dict().get(name))
         kwargs.setdefault("tie_word_embeddings", False)  # each stack ties its own
+        # `super` hands these down to the sub-configurations, and without a value would reset theirs.
+        for name in ("attn_implementation", "experts_implementation"):
+            own = {"policy_config": policy_config, "reference_config": reference_config, "": policy_config}
+            kwargs.setdefault(name, {key: getattr(config, f"_{name}") for key, config in own.items()})
+        self.policy_config, self.reference_config = policy_config, reference_config
+        self.alpha, self.plausibility_threshold = alpha, plausibility_threshold
         super().__init__(**kwargs)
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
@@ -75,8 +62,11 @@ class ContrastivePairConfig(PreTrainedConfig):
         both = copy.copy(policy)
         both.num_hidden_layers = policy.num_hidden_layers + reference.num_hidden_layers
         both.vocab_size = self.vocab_size
-        if "layer_types" in policy.to_dict() and policy.layer_types is not None:
+        if policy.to_dict().get("layer_types") is not None:
             both.layer_types = [*policy.layer_types, *reference.layer_types]
+        limits = [getattr(config, "max_position_embeddings", None) for config in (policy, reference)]
+        if None not in limits:
+            both.max_position_embeddings = min(limits)
         return both
 
     @property
@@ -84,11 +74,29 @@ class ContrastivePairConfig(PreTrainedConfig):
         """Width of the logits: the narrower head, since padded heads are cut."""
         return min(c.get_text_config().vocab_size for c in (self.policy_config, self.reference_config))
 
-    def __getattr__(self, name: str):
-        # Engines that do not call `get_text_config` read the shape of the joint stack here.
-        if name in _SHAPE and "reference_config" in self.__dict__:
-            return getattr(self.get_text_config(), name)
-        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    @property
+    def hidden_size(self) -> int:
+        return self.policy_config.get_text_config().hidden_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.get_text_config().num_hidden_layers
+
+
+def _check_one_family(policy: PreTrainedConfig, reference: PreTrainedConfig):
+    if policy.model_type != reference.model_type:
+        raise ValueError(
+            f"`policy` is a {policy.model_type!r} model and `reference` a {reference.model_type!r} one. The two "
+            "stacks of a pair share masks and cache layout, so they must be of one model type; for two that only "
+            "share a tokenizer use `ContrastiveLogitsProcessor`."
+        )
+    for name in ("sliding_window", "attention_chunk_size"):
+        windows = [config.get_text_config().to_dict().get(name) for config in (policy, reference)]
+        if windows[0] != windows[1]:
+            raise ValueError(
+                f"`policy` and `reference` have `{name}` {windows[0]} and {windows[1]}. The two stacks of a pair "
+                "share their masks, so their windows must be equal; for these two use `ContrastiveLogitsProcessor`."
+            )
 
 
 def _build(config) -> PreTrainedConfig:

@@ -5,19 +5,32 @@ Because it is an ordinary `PreTrainedModel`, whatever takes a model takes the pa
 `functional.py` and `compatibility.py` are also what `save_pretrained` writes for use without hf_cong.
 """
 
+import copy
+import logging
+import os
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationMixin, PreTrainedModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationMixin,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 from transformers.generation.continuous_batching.cache import PagedAttentionCache
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.utils import can_return_tuple, find_adapter_config_file
 
 from ..compatibility import check_decoder_model, check_decoder_only, check_same_vocabulary, warn_if_identical
-from ..functional import contrastive_scores
+from ..functional import check_alpha, contrastive_scores
 from .configuration_contrastive_pair import ContrastivePairConfig
 
+logger = logging.getLogger(__name__)
+
+_HEADS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
 _AUTO_MAP = {
     "AutoConfig": "configuration_contrastive_pair.ContrastivePairConfig",
     "AutoModelForCausalLM": "modeling_contrastive_pair.ContrastivePairForCausalLM",
@@ -87,6 +100,7 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
     _can_compile_fullgraph = True
 
     def __init__(self, config: ContrastivePairConfig):
+        check_alpha(config.alpha, config.plausibility_threshold)
         super().__init__(config)
         check_decoder_only(config.policy_config, "policy")
         check_decoder_only(config.reference_config, "reference")
@@ -94,13 +108,19 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         self.reference = AutoModelForCausalLM.from_config(config.reference_config)
         self._no_split_modules = self.policy._no_split_modules
         self._tokenizer = None
+        self._adopt_attention()
         self.post_init()
+
+    def _adopt_attention(self):
+        # Continuous batching reads the attention here, and only the members know what their family supports. The
+        # internal name, because the public one would set it on the members.
+        self.config._attn_implementation_internal = self.policy.config._attn_implementation
 
     @classmethod
     def from_pair(
         cls,
-        policy: str | PreTrainedModel,
-        reference: str | PreTrainedModel,
+        policy: str | os.PathLike | PreTrainedModel,
+        reference: str | os.PathLike | PreTrainedModel,
         *,
         alpha: float = 0.4,
         plausibility_threshold: float = 0.1,
@@ -129,17 +149,28 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
             ValueError: if the models cannot be contrasted token by token: another vocabulary, another model type, an
                 encoder-decoder, a recurrent state; or if α or τ is out of range.
         """
+        check_alpha(alpha, plausibility_threshold)
         policy, policy_tokenizer = _load(policy, "policy", model_init_kwargs)
         reference, reference_tokenizer = _load(reference, "reference", model_init_kwargs)
-        if policy_tokenizer is not None and reference_tokenizer is not None:
-            check_same_vocabulary(policy_tokenizer, reference_tokenizer)
         config = ContrastivePairConfig(
             policy.config, reference.config, alpha, plausibility_threshold, dtype=policy.dtype
         )
+        if policy_tokenizer is not None and reference_tokenizer is not None:
+            check_same_vocabulary(policy_tokenizer, reference_tokenizer)
+        else:
+            widths = [member.config.get_text_config().vocab_size for member in (policy, reference)]
+            if widths[0] != widths[1]:
+                logger.warning(
+                    "The heads of `policy` and `reference` are %d and %d wide and their tokenizers are not at hand to "
+                    "be compared: both are cut to %d.",
+                    *widths,
+                    min(widths),
+                )
         with torch.device("meta"):
             pair = cls(config)
         pair.policy, pair.reference, pair._tokenizer = policy, reference, policy_tokenizer
-        pair.generation_config = policy.generation_config
+        pair._adopt_attention()
+        pair.generation_config = copy.deepcopy(policy.generation_config)
         pair.eval()
         warn_if_identical(policy, reference)
         return pair
@@ -148,9 +179,10 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         return self.policy.get_input_embeddings()
 
     def set_input_embeddings(self, value):
-        raise ValueError(
-            "A pair has two embeddings: resize `pair.policy` and `pair.reference`, then call `from_pair`."
-        )
+        raise ValueError("A pair has two embeddings: change those of its members, then call `from_pair` again.")
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        raise ValueError("A pair has two embeddings: resize those of its members, then call `from_pair` again.")
 
     def get_output_embeddings(self):
         return self.policy.get_output_embeddings()
@@ -161,8 +193,22 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         return True
 
     def prepare_inputs_for_generation(self, *args, **kwargs):
-        # `generate` calls this before every forward and scoring never does: it is where writing and scoring part.
-        return {**super().prepare_inputs_for_generation(*args, **kwargs), "plausible_only": True}
+        # `generate` calls this before every forward and scoring never does: it is where writing and scoring part. The
+        # policy prepares, because some families have a way of their own (Phi-3 at the end of its short context).
+        return {**self.policy.prepare_inputs_for_generation(*args, **kwargs), "plausible_only": True}
+
+    def init_continuous_batching(self, *args, **kwargs):
+        """Continuous batching, `generate_batch` included; its pages have one size, so both members' heads must."""
+        policy, reference = (
+            {name: config.get_text_config().to_dict().get(name) for name in _HEADS}
+            for config in (self.config.policy_config, self.config.reference_config)
+        )
+        if policy != reference:
+            raise ValueError(
+                f"Continuous batching needs members with equal attention heads, got {policy} and {reference}. Use "
+                "`generate`."
+            )
+        return super().init_continuous_batching(*args, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -250,8 +296,9 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         """
         self.config.auto_map = _AUTO_MAP
         super().save_pretrained(save_directory, **kwargs)
-        if self._tokenizer is not None:
-            self._tokenizer.save_pretrained(save_directory)
+        tokenizer = self._tokenizer or _tokenizer(self.name_or_path)
+        if tokenizer is not None:
+            tokenizer.save_pretrained(save_directory)
         here = Path(__file__).parent
         package = here.parent if (here.parent / "functional.py").exists() else here
         sources = [here / f"{name.split('.')[0]}.py" for name in _AUTO_MAP.values()]
@@ -260,10 +307,10 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
             (Path(save_directory) / source.name).write_text(code, encoding="utf-8")
 
 
-def _load(model: str | PreTrainedModel, role: str, model_init_kwargs: dict | None):
+def _load(model: str | os.PathLike | PreTrainedModel, role: str, model_init_kwargs: dict | None):
     """The model and, when it is known by name, its tokenizer."""
-    if isinstance(model, str):
-        name, init = model, {"use_safetensors": True, **(model_init_kwargs or {})}
+    if isinstance(model, str | os.PathLike):
+        name, init = os.fspath(model), {"use_safetensors": True, **(model_init_kwargs or {})}
         where = {key: init[key] for key in ("revision", "trust_remote_code", "cache_dir") if key in init}
         if find_adapter_config_file(name, revision=where.get("revision"), cache_dir=where.get("cache_dir")):
             raise ValueError(f"`{role}` is an adapter, {name!r}. Merge it into its base model and save that first.")
@@ -277,7 +324,12 @@ def _load(model: str | PreTrainedModel, role: str, model_init_kwargs: dict | Non
             "first: `peft_model.merge_and_unload()`."
         )
     check_decoder_model(model, role)
+    return model, _tokenizer(name, **where)
+
+
+def _tokenizer(name: str, **where) -> PreTrainedTokenizerBase | None:
+    """The tokenizer beside a model, `None` if the model has no name or was saved without one."""
     try:
-        return model, AutoTokenizer.from_pretrained(name, **where) if name else None
-    except (OSError, ValueError):  # a model saved without its tokenizer: nothing to compare
-        return model, None
+        return AutoTokenizer.from_pretrained(name, **where) if name else None
+    except (OSError, ValueError):
+        return None

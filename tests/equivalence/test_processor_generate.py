@@ -192,12 +192,20 @@ def test_a_padded_batch_without_its_mask_is_refused(subjects, pad):
     assert counter.calls == 0
 
 
-@pytest.mark.parametrize("known", ["pad_token_id", "eos_token_id"])
-def test_padding_by_one_token_is_refused_too(known):
-    reference = tiny_model("llama", **{known: 2})
-    ids, mask = left_pad([[5, 6, 7, 8], [9, 10, 11]], pad=2)
-    with pytest.raises(ValueError, match="Row 1 .* starts with token 2"):
-        ContrastiveLogitsProcessor(reference)(ids, torch.randn(2, 64))
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [[1, 6, 7, 8], [63, 1, 10, 11]],  # by one token that only the tokenizer knows
+        [[63, 63, 1, 6], [63, 63, 1, 7]],  # all rows alike, to a multiple of some length
+        [[63, 63, 1, 6]],  # a single row
+    ],
+)
+def test_padding_in_any_form_is_refused(rows):
+    reference = tiny_model("llama", eos_token_id=2)
+    with pytest.raises(ValueError, match="may be left-padded"):
+        ContrastiveLogitsProcessor(reference)(torch.tensor(rows), torch.randn(len(rows), 64))
+    mask = torch.ones(len(rows), 4, dtype=torch.long)  # the control: the same rows, declared to be text
+    ContrastiveLogitsProcessor(reference, attention_mask=mask)(torch.tensor(rows), torch.randn(len(rows), 64))
 
 
 def test_a_batch_that_needs_no_mask_is_served_without():
@@ -217,8 +225,41 @@ def test_the_mask_of_another_batch_is_refused(subjects):
     others, others_mask = left_pad([[7] * 30, [8] * 29, [9] * 3])
     with pytest.raises(ValueError, match="does not belong to these prompts"):
         policy.generate(others, attention_mask=others_mask, logits_processor=[processor], **GREEDY)
+    swapped, swapped_mask = ids.flip(0), mask.flip(0)  # the same shape, other rows
+    with pytest.raises(ValueError, match="does not belong to these prompts"):
+        policy.generate(swapped, attention_mask=swapped_mask, logits_processor=[processor], **GREEDY)
     with pytest.raises(ValueError, match="shape \\(batch, tokens\\)"):
         ContrastiveLogitsProcessor(reference, attention_mask=mask[0])
+
+
+def test_equal_ids_under_different_masks_are_different_rows(subjects):
+    """A row that begins with the padding token as text, beside one that is padded with it."""
+    policy, reference, _ = subjects("llama")
+    ids, mask = torch.tensor([[2, 5, 6, 7], [2, 5, 6, 7]]), torch.tensor([[0, 1, 1, 1], [1, 1, 1, 1]])
+    processor = ContrastiveLogitsProcessor(reference, attention_mask=mask)
+    output = policy.generate(ids, attention_mask=mask, logits_processor=[processor], **GREEDY)
+    expected = [oracle_greedy(policy, reference, prompt, max_new_tokens=NEW) for prompt in ([5, 6, 7], [2, 5, 6, 7])]
+    assert output[:, 4:].tolist() == expected and expected[0] != expected[1]
+
+
+def test_a_row_that_outgrows_the_references_context_is_refused(subjects):
+    policy, _, _ = subjects("llama")
+    reference = tiny_model("gpt2", n_positions=24)
+    with pytest.raises(ValueError, match="reference's context is 24"):
+        policy.generate(torch.tensor([PROMPTS[2]]), logits_processor=[ContrastiveLogitsProcessor(reference)], **GREEDY)
+
+
+def test_a_reference_in_training_mode_has_no_dropout(subjects):
+    policy, _, _ = subjects("llama")
+    reference = tiny_model("gpt2", resid_pdrop=0.5, embd_pdrop=0.5, attn_pdrop=0.5)
+    expected = [oracle_greedy(policy, reference, p, max_new_tokens=NEW) for p in PROMPTS]
+    assert singles(policy, ContrastiveLogitsProcessor(reference.train())) == expected
+
+
+@pytest.mark.parametrize("reference", ["gpt2", None])
+def test_a_reference_that_is_no_model_is_refused(reference):
+    with pytest.raises(TypeError, match="must be a loaded transformers model"):
+        ContrastiveLogitsProcessor(reference)
 
 
 def test_packed_rows_of_continuous_batching_are_refused(subjects):
