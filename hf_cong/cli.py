@@ -2,7 +2,6 @@
 """The console script `hf-cong`. Each command parses, makes one call, and prints; all work is elsewhere."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -90,7 +89,7 @@ def generate(argv: list[str]):
     completions = generate_completions(
         args.prompts,
         engine,
-        engine_id=json.dumps(weights),
+        engine_id=weights,
         tokenizer=AutoTokenizer.from_pretrained(args.policy),
         output_dir=args.output_dir,
         seed=args.seed,

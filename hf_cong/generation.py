@@ -1,8 +1,9 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Prompts to completions: batched by length, sharded over processes, journaled.
 
-A completion is a function of the engine, the prompt, the settings and the seed; it does not depend on the batch, the
-order, the number of processes, or on whether the run was killed in between.
+A completion is a function of the engine, the prompt, the settings and the seed. It does not depend on the order, the
+number of processes, or on whether the run was killed in between; nor on the batch, in float32. In lower precision a
+row in another batch has other rounding errors, which can tip a draw: so a run is resumed with its own batches.
 """
 
 import contextlib
@@ -28,7 +29,16 @@ from transformers import (
 )
 
 from .compatibility import context_length, eos_token_ids
-from .journal import Journal, check_identity, read_journal, read_manifest, replacing, write_manifest
+from .engines import check_engine, check_vocabulary, describe_engine
+from .journal import (
+    Journal,
+    check_identity,
+    check_manifest,
+    read_journal,
+    read_manifest,
+    replacing,
+    write_manifest,
+)
 from .pair import ContrastivePairForCausalLM
 from .prompts import encode_prompt, read_prompts
 from .sampling import DrawToken, row_seed, warpers
@@ -44,7 +54,7 @@ def generate_completions(
     *,
     tokenizer: PreTrainedTokenizerBase,
     output_dir: str | Path,
-    engine_id: str | None = None,
+    engine_id: str | dict | None = None,
     seed: int = 0,
     max_new_tokens: int = 512,
     temperature: float = 0.8,
@@ -63,6 +73,9 @@ def generate_completions(
     process, and ends with the bytes of a run that was not interrupted; after the end it returns the stored result.
     Under `torchrun` or `accelerate launch` the batches are shared out; another number of processes may resume.
 
+    Each prompt has its own random numbers. With an engine in float32, a completion is the same in whatever batch it is
+    written; in lower precision only up to rounding, so there `batch_size` can change some completions.
+
     The decoding settings of the engine's own generation configuration are set aside; its special tokens are kept. The
     repetition penalty acts on the engine's scores, then temperature, `top_k` and `top_p`, in the order of `generate`.
 
@@ -76,9 +89,9 @@ def generate_completions(
             The tokenizer of the engine.
         output_dir (`str` or `Path`):
             Receives `journal-*.jsonl`, `completions.parquet` and, last, `manifest.json`.
-        engine_id (`str`, *optional*):
-            A name of everything in the engine that changes what it writes. A model is known by a hash of its weights
-            (and α, τ) without it; a function must have one.
+        engine_id (`str` or `dict`, *optional*):
+            Names everything in the engine that changes what it writes (JSON values). A model is known by a hash of its
+            weights (and α, τ) without it; a function must have one.
         seed (`int`, *optional*, defaults to `0`):
             With the content of a prompt, it determines the random numbers of that prompt's completion.
         max_new_tokens (`int`, *optional*, defaults to `512`):
@@ -94,7 +107,8 @@ def generate_completions(
         repetition_penalty (`float`, *optional*, defaults to `1.0`):
             Penalty on tokens of the prompt and of the completion so far; `1.0` is off.
         batch_size (`int`, *optional*, defaults to `8`):
-            Prompts per batch. It may change when a run is resumed.
+            Prompts per batch. A run that has written completions is resumed with the same; a finished run is returned
+            for any.
         chat_template_kwargs (`dict`, *optional*):
             Variables for the chat template: see [`encode_prompt`].
         invalid_prompts (`str`, *optional*, defaults to `"raise"`):
@@ -106,12 +120,23 @@ def generate_completions(
         row), `alpha` and `plausibility_threshold` (`None` unless the engine is a pair) and `model`.
 
     Raises:
-        ValueError: if a prompt is invalid or too long for the engine, a setting is out of range, or `output_dir` holds
-            another run.
+        TypeError: if `engine` is neither a model nor a function, or a whole number is not an `int`.
+        ValueError: if a prompt is invalid or too long for the engine, a setting is out of range, the engine is an
+            encoder-decoder or has fewer embeddings than the tokenizer has tokens, or `output_dir` holds another run.
         RuntimeError: if another process is writing to `output_dir`.
 
     Source: the sampling steps of [ConG](https://huggingface.co/papers/2510.07884).
     """
+    for name, value in {
+        "seed": seed,
+        "max_new_tokens": max_new_tokens,
+        "top_k": top_k,
+        "batch_size": batch_size,
+    }.items():
+        if not isinstance(value, int):
+            raise TypeError(f"`{name}` must be an int, got {repr(value)[:80]}.")
+    if isinstance(engine, torch.nn.Module) or not callable(engine):
+        check_engine(engine)
     rows, dropped = read_prompts(prompts, invalid=invalid_prompts)
     rows_in = len(rows) + sum(dropped.values())
     if batch_size < 1 or max_new_tokens < 1:
@@ -127,24 +152,28 @@ def generate_completions(
     if do_sample:
         settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     identity = {"prompts": _hash_prompts(rows["prompt_id"], ids), "seed": seed, **settings}
-    facts = _describe(engine) if isinstance(engine, torch.nn.Module) else None
+    facts = describe_engine(engine) if isinstance(engine, torch.nn.Module) else None
     if engine_id is None and facts is None:
         raise ValueError(
             "`engine` is a function, so it takes `engine_id` to tell one run from another without calling it: name "
             "the weights, and everything else in the engine that changes what it writes."
         )
-    identity["engine"] = engine_id or facts["fingerprint"]
+    identity["engine"] = facts["identity"] if engine_id is None else engine_id
+    plan = {**identity, "batch_size": batch_size}  # below float32 another batch is another rounding
 
     # Without an accelerator, only `cpu=True` makes accelerate see the other processes.
     state, output_dir = PartialState(cpu=not torch.accelerator.is_available()), Path(output_dir)
+    check_manifest(output_dir / _MANIFEST, (_COMPLETIONS,))
     if (output_dir / _MANIFEST).exists():
         return _read_finished(output_dir, identity)
-    _, done = _read_journals(output_dir, identity)
+    _, done = _read_journals(output_dir, plan)
 
     if any(name not in done for name in rows["prompt_id"]):
         if facts is None:
             engine = engine()
-            facts = _describe(engine)
+            check_engine(engine)
+            facts = describe_engine(engine)
+        check_vocabulary(engine, tokenizer, max(map(max, ids)))
         lengths = [len(row) for row in ids]
         fitting = _fitting(lengths, _context_length(engine) - max_new_tokens, max_new_tokens, invalid_prompts)
         if len(fitting) < len(rows):
@@ -156,7 +185,7 @@ def generate_completions(
         batches = _batches(fitting, lengths, batch_size)[state.process_index :: state.num_processes]
         journal = Journal(
             output_dir / f"journal-{state.process_index:05d}.jsonl",
-            identity,
+            plan,
             {"engine": facts, "generation": {**settings, **special}},
         )
         with journal, _decoding(engine, config), _progress(sum(map(len, batches)), state) as progress:
@@ -178,7 +207,7 @@ def generate_completions(
     state.wait_for_everyone()  # every journal is complete
 
     if state.is_main_process:
-        _finish(output_dir, rows, rows_in, dropped, identity)
+        _finish(output_dir, rows, rows_in, dropped, plan)
     state.wait_for_everyone()  # and so are the files
     return _read_finished(output_dir, identity)
 
@@ -296,49 +325,21 @@ def _hash_prompts(names: list[str], ids: list[list[int]]) -> str:
     return hashlib.sha256(json.dumps([list(names), ids]).encode("ascii")).hexdigest()[:16]
 
 
-def _hash_weights(model: torch.nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
-    return digest.hexdigest()[:16]
-
-
-def _describe(engine: PreTrainedModel | PeftModel) -> dict:
-    """What is recorded of an engine; its `fingerprint` is what another run must have to be the same run."""
-    if not isinstance(engine, ContrastivePairForCausalLM):
-        weights = _hash_weights(engine)
-        facts = {"model": engine.name_or_path or f"weights {weights}", "alpha": None, "plausibility_threshold": None}
-        return {**facts, "weights": weights, "fingerprint": f"{weights}, eos={eos_token_ids(engine)}"}
-    members = {role: _describe(getattr(engine, role)) for role in ("policy", "reference")}
-    members = {role: {name: facts[name] for name in ("model", "weights")} for role, facts in members.items()}
-    policy, reference = members.values()
-    alpha, threshold = engine.config.alpha, engine.config.plausibility_threshold
-    return {
-        "model": engine.name_or_path or f"{policy['model']} vs {reference['model']}",
-        "alpha": alpha,
-        "plausibility_threshold": threshold,
-        **members,
-        "fingerprint": f"{policy['weights']} vs {reference['weights']}, alpha={alpha}, "
-        f"plausibility_threshold={threshold}, eos={eos_token_ids(engine)}",
-    }
-
-
-def _read_journals(output_dir: Path, identity: dict) -> tuple[dict | None, dict[str, dict]]:
+def _read_journals(output_dir: Path, plan: dict) -> tuple[dict | None, dict[str, dict]]:
     """A header and all records of the journals of every process, of this launch and of earlier ones."""
     header, records = None, {}
     for path in sorted(output_dir.glob(_JOURNALS)):
         this_header, lines = read_journal(path)
-        if this_header is not None:
-            check_identity(identity, this_header["identity"], path)
+        if lines:  # without records, it belongs to no run yet
+            check_identity(plan, this_header["identity"], path)
             header = header or this_header
         records |= {record["prompt_id"]: record for record in lines}
     return header, records
 
 
-def _finish(output_dir: Path, rows: datasets.Dataset, rows_in: int, dropped: dict, identity: dict) -> None:
+def _finish(output_dir: Path, rows: datasets.Dataset, rows_in: int, dropped: dict, plan: dict) -> None:
     """Writes `completions.parquet`, then the manifest that says it is whole."""
-    header, done = _read_journals(output_dir, identity)
+    header, done = _read_journals(output_dir, plan)
     kept = [index for index, name in enumerate(rows["prompt_id"]) if name in done]
     records = [done[name] for name in rows[kept]["prompt_id"]]
     features = datasets.Features(

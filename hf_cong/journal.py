@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 _PACKAGES = ("hf-cong", "torch", "transformers", "trl", "peft", "accelerate", "datasets", "tokenizers")
+_START = b'{"identity":'  # of every journal
 
 
 class Journal:
@@ -24,7 +25,8 @@ class Journal:
     An open journal: one writer, one file, every acknowledged record on disk.
 
     Opening takes a lock, reads the records, and cuts off a torn tail: a last line that a kill left unfinished is owed
-    again. `append` returns once its records are on disk.
+    again. A journal without records belongs to no run yet and gets a new header. `append` returns once its records are
+    on disk.
 
     Args:
         path (`str` or `os.PathLike`):
@@ -38,7 +40,8 @@ class Journal:
         records (`list[dict]`): the records on disk, in the order of writing.
 
     Raises:
-        ValueError: if the file belongs to another run, or a line before the last is not a JSON object.
+        ValueError: if the file is no journal or belongs to another run, or a line before the last is not a JSON
+            object.
         RuntimeError: if another process has the journal open.
     """
 
@@ -48,9 +51,10 @@ class Journal:
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         try:
             self._lock()
-            header, self.records, self._size = _parse(self.path)
+            header, self.records, size = _parse(self.path)
+            self._size = size if self.records else 0
             os.ftruncate(self._file, self._size)
-            if header is None:
+            if not self.records:
                 self._write([{"identity": identity, "provenance": provenance or {}}])
                 _sync_directory(self.path.parent)
             else:
@@ -105,14 +109,25 @@ def read_journal(path: str | os.PathLike) -> tuple[dict | None, list[dict]]:
 
 
 def check_identity(expected: dict, found: dict, path: str | os.PathLike) -> None:
-    """Raises `ValueError`, naming every field and both values, unless `found` agrees with all of `expected`."""
-    differing = [name for name in expected if expected[name] != found.get(name)]
+    """
+    Raises `ValueError`, naming every field and both values, unless `found` agrees with all of `expected`.
+
+    A field that is itself a `dict` must be equal; the names of what differs in it are written `field.name`.
+    """
+    differing = [line for name in expected for line in _differences(name, expected[name], found.get(name))]
     if differing:
-        listing = "; ".join(f"`{name}` {found.get(name)!r} there, {expected[name]!r} here" for name in differing)
         raise ValueError(
-            f"{path} belongs to another run: {listing}. "
+            f"{path} belongs to another run: {'; '.join(differing)}. "
             "Repeat the command that wrote it, or choose another `output_dir`."
         )
+
+
+def _differences(name: str, here: object, there: object) -> Iterator[str]:
+    if isinstance(here, dict) and isinstance(there, dict):
+        for inner in {**there, **here}:
+            yield from _differences(f"{name}.{inner}", here.get(inner), there.get(inner))
+    elif here != there:
+        yield f"`{name}` {repr(there)[:80]} there, {repr(here)[:80]} here"
 
 
 @contextlib.contextmanager
@@ -157,12 +172,23 @@ def write_manifest(path: str | os.PathLike, content: dict, *, files: tuple[str, 
     return manifest
 
 
+def check_manifest(path: str | os.PathLike, files: tuple[str, ...]) -> None:
+    """Raises `ValueError` if there is a manifest at `path` and it is of other files than `files`, or damaged."""
+    path = Path(path)
+    found = list(_load_manifest(path)["files"]) if path.exists() else list(files)
+    if found != list(files):
+        raise ValueError(
+            f"{path.parent} holds {', '.join(found) or 'no files'}, says its {path.name}; {', '.join(files)} would "
+            f"take the place of that {path.name}. Choose another `output_dir`."
+        )
+
+
 def read_manifest(path: str | os.PathLike) -> dict:
     """The manifest at `path`, once every file it names is found to be as it was written; else `ValueError`."""
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no {path}: the run that writes it has not ended. Repeat its command.")
-    manifest = json.loads(path.read_text(encoding="ascii"))
+    manifest = _load_manifest(path)
     for name, sha256 in manifest["files"].items():
         if not (path.parent / name).exists() or file_sha256(path.parent / name) != sha256:
             raise ValueError(
@@ -181,6 +207,16 @@ def file_sha256(path: str | os.PathLike) -> str:
     return digest.hexdigest()
 
 
+def _load_manifest(path: Path) -> dict:
+    try:
+        manifest = json.loads(path.read_text(encoding="ascii"))
+    except ValueError:
+        manifest = None
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
+        raise ValueError(f"{path} is damaged or not a manifest. Delete it and repeat the command that wrote it.")
+    return manifest
+
+
 def _dump(line: dict) -> bytes:
     # ASCII escapes carry what UTF-8 cannot: a lone surrogate survives the round trip.
     return json.dumps(line, ensure_ascii=True, allow_nan=False, separators=(",", ":")).encode("ascii") + b"\n"
@@ -188,7 +224,13 @@ def _dump(line: dict) -> bytes:
 
 def _parse(path: Path) -> tuple[dict | None, list[dict], int]:
     """Header, records, and the length in bytes of the part that holds them."""
-    lines = path.read_bytes().split(b"\n")
+    data = path.read_bytes()
+    if not data.startswith(_START[: len(data)]):  # a torn header may be shorter
+        raise ValueError(
+            f"{path} is not a journal: it does not begin with `{_START.decode()}`. Choose another `output_dir`, or "
+            "move the file away."
+        )
+    lines = data.split(b"\n")
     last = len(lines) - 1 if lines[-1] else len(lines) - 2
     parsed, size = [], 0
     for number, line in enumerate(lines[: last + 1]):
@@ -210,8 +252,6 @@ def _parse(path: Path) -> tuple[dict | None, list[dict], int]:
     if not parsed:
         return None, [], 0
     header, *records = parsed
-    if "identity" not in header:
-        raise ValueError(f"{path} is not a journal: its first line has no `identity`. Choose another `output_dir`.")
     return header, records, size
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import datasets
 import pyarrow.parquet
 
-from .journal import read_manifest, replacing, write_manifest
+from .journal import check_manifest, read_manifest, replacing, write_manifest
 
 logger = logging.getLogger(__name__)
 
+_SFT, _PREFERENCES = "sft.parquet", "preferences.parquet"
 _REQUIRED = ("prompt_id", "prompt", "completion", "finish_reason")
 
 
@@ -28,7 +29,7 @@ def build_sft_dataset(
         completions (`datasets.Dataset`, `str` or `Path`):
             What [`generate_completions`] returned, or its `output_dir`. The folder also hands its manifest on.
         output_dir (`str` or `Path`, *optional*):
-            Where to save `sft.parquet` and its `manifest.json`.
+            Where to save `sft.parquet` and its `manifest.json`: a folder of their own, or one to write anew.
         drop_truncated (`bool`, *optional*, defaults to `True`):
             Whether to leave out completions that were cut at the length limit: they do not teach stopping.
 
@@ -37,8 +38,11 @@ def build_sft_dataset(
         are), and the counts `{"rows_in", "kept", "dropped": {reason: rows}}` with the reasons `empty` and `truncated`.
 
     Raises:
-        ValueError: if a column is missing, a `prompt_id` comes twice, or no row is left.
+        TypeError: if the completions are no `Dataset`.
+        ValueError: if a column is missing, a completion is no string, a `prompt_id` comes twice, no row is left, or
+            `output_dir` holds something else.
     """
+    _check_output_dir(output_dir, _SFT)
     table, source = _load(completions, "completions")
     kept, dropped = [], Counter()
     for row in table.values():
@@ -52,7 +56,7 @@ def build_sft_dataset(
             kept.append({"prompt_id": row["prompt_id"], "prompt": row["prompt"], "completion": completion})
         else:
             dropped[reason] += 1
-    return _deliver(kept, dropped, output_dir, "sft.parquet", drop_truncated, {"completions": source})
+    return _deliver(kept, dropped, output_dir, _SFT, drop_truncated, {"completions": source})
 
 
 def build_preference_dataset(
@@ -72,7 +76,7 @@ def build_preference_dataset(
         rejected (`datasets.Dataset`, `str` or `Path`):
             The dispreferred completions, in ConG the strong model's own.
         output_dir (`str` or `Path`, *optional*):
-            Where to save `preferences.parquet` and its `manifest.json`.
+            Where to save `preferences.parquet` and its `manifest.json`: a folder of their own, or one to write anew.
         drop_truncated (`bool`, *optional*, defaults to `True`):
             Whether to leave out pairs whose chosen completion was cut at the length limit.
 
@@ -82,8 +86,11 @@ def build_preference_dataset(
         either input; the reasons are `missing` (no partner), `empty` (one of the two), `truncated` and `identical`.
 
     Raises:
-        ValueError: if a column is missing, a `prompt_id` comes twice, or no row is left.
+        TypeError: if the completions are no `Dataset`.
+        ValueError: if a column is missing, a completion is no string, a `prompt_id` comes twice, no row is left, or
+            `output_dir` holds something else.
     """
+    _check_output_dir(output_dir, _PREFERENCES)
     chosen_table, chosen_source = _load(chosen, "chosen")
     rejected_table, rejected_source = _load(rejected, "rejected")
     kept, dropped = [], Counter()
@@ -105,7 +112,20 @@ def build_preference_dataset(
         else:
             dropped[reason] += 1
     sources = {"chosen": chosen_source, "rejected": rejected_source}
-    return _deliver(kept, dropped, output_dir, "preferences.parquet", drop_truncated, sources)
+    return _deliver(kept, dropped, output_dir, _PREFERENCES, drop_truncated, sources)
+
+
+def _check_output_dir(output_dir: str | Path | None, filename: str) -> None:
+    """Refuses a folder whose manifest would be lost."""
+    if output_dir is None:
+        return
+    check_manifest(Path(output_dir) / "manifest.json", (filename,))
+    journal = next(Path(output_dir).glob("journal-*.jsonl"), None)
+    if journal is not None:
+        raise ValueError(
+            f"{output_dir} holds {journal.name} of a `generate_completions` run; a dataset needs a folder of its own. "
+            "Choose another `output_dir`."
+        )
 
 
 def _as_turn(text: str, prompt: str | list[dict]) -> str | list[dict]:
@@ -119,6 +139,11 @@ def _load(completions: datasets.Dataset | str | Path, name: str) -> tuple[dict[s
     if isinstance(completions, str | Path):
         manifest = read_manifest(Path(completions) / "manifest.json")
         completions = datasets.Dataset(pyarrow.parquet.read_table(Path(completions) / "completions.parquet"))
+    if not isinstance(completions, datasets.Dataset):
+        raise TypeError(
+            f"`{name}` is a {type(completions).__name__}; pass the `datasets.Dataset` that `generate_completions` "
+            "returned, or its `output_dir`."
+        )
     missing = [column for column in _REQUIRED if column not in completions.column_names]
     if missing:
         raise ValueError(
@@ -126,7 +151,12 @@ def _load(completions: datasets.Dataset | str | Path, name: str) -> tuple[dict[s
             "`generate_completions` returned, or its `output_dir`."
         )
     rows = {}
-    for row in completions.select_columns(list(_REQUIRED)):
+    for index, row in enumerate(completions.select_columns(list(_REQUIRED))):
+        if not isinstance(row["completion"], str):
+            raise ValueError(
+                f"Row {index} of `{name}` has the `completion` {repr(row['completion'])[:80]}; it must be a string. "
+                "Pass the text alone, or leave the row out."
+            )
         if row["prompt_id"] in rows:
             raise ValueError(f"`{name}` has `prompt_id` {row['prompt_id']} twice; each prompt must come once.")
         rows[row["prompt_id"]] = row

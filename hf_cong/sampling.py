@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""Sampling in which each row has its own random numbers, so that it does not depend on its neighbours."""
+"""Sampling in which each row has its own random numbers, so that its draws do not depend on its neighbours."""
 
 import hashlib
 

@@ -2,7 +2,6 @@
 """The data that [`ConGTrainer`] carries from stage to stage: checked, written, measured, shared between processes."""
 
 import functools
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -154,7 +153,7 @@ def share(dataset: Dataset, directory: str | Path) -> Dataset:
 def write_completions(
     prompts: Dataset,
     engine: Callable[[], PreTrainedModel],
-    engine_id: str,
+    engine_id: str | dict,
     tokenizer: PreTrainedTokenizerBase,
     *,
     args: ConGConfig,
@@ -210,7 +209,7 @@ def decode(
         return pair.to(PartialState().device)
 
     homes = [(model, model.device) for model in weak if isinstance(model, PreTrainedModel)]
-    engine_id = json.dumps({"policy": weak_id[0], "reference": weak_id[1], **contrast})
+    engine_id = {"policy": weak_id[0], "reference": weak_id[1], **contrast}
     completions = {
         name: write_completions(
             rows, pair, engine_id, tokenizer, args=args, prefix=root / f"decode-{name}", seed=args.seed

@@ -16,9 +16,15 @@ import pytest
 import scipy.stats
 import torch
 from accelerate import PartialState
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessorList
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LogitsProcessorList,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
-from hf_cong import ContrastivePairForCausalLM, generate_completions
+from hf_cong import ContrastivePairForCausalLM, build_sft_dataset, generate_completions
 from hf_cong.prompts import encode_prompt, prompt_id
 from hf_cong.sampling import DrawToken, row_seed, warpers
 from tests.test_prompts import sentencepiece_like
@@ -250,7 +256,7 @@ def test_an_adapter_takes_part_and_its_model_is_given_back_as_it_was(model, refe
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:
             torch.nn.init.normal_(parameter)
-    with pytest.raises(ValueError, match="`engine`"):
+    with pytest.raises(ValueError, match="`engine.model`"):
         generate_completions(PROMPTS, adapted, output_dir=tmp_path / "0", **SETTINGS)
     trained = generate_completions(PROMPTS, adapted, output_dir=tmp_path / "1", **SETTINGS)
     assert tokens(trained) != tokens(untrained)
@@ -298,14 +304,22 @@ def test_another_runs_folder_is_refused_by_field(reference_run, tmp_path, field,
 
 def test_other_weights_are_refused(model, reference_run):
     other = tiny_model("llama", seed=1, vocab_size=len(TOKENIZER))
-    with pytest.raises(ValueError, match="`engine`"):
+    with pytest.raises(ValueError, match="`engine.model`"):
         generate_completions(PROMPTS, other, output_dir=reference_run[1], **SETTINGS)
+
+
+def test_another_alpha_is_another_run_by_name(tmp_path):
+    generate_completions(PROMPTS[:2], make_pair(), output_dir=tmp_path, **SETTINGS)
+    pair = make_pair()
+    pair.config.alpha = 0.5
+    with pytest.raises(ValueError, match=r"belongs to another run: `engine.alpha` 0.4 there, 0.5 here\."):
+        generate_completions(PROMPTS[:2], pair, output_dir=tmp_path, **SETTINGS)
 
 
 def test_other_stop_tokens_are_another_run(reference_run):
     model = make_model()
     model.generation_config.eos_token_id = 2
-    with pytest.raises(ValueError, match=r"`engine` .*eos=\[2\]"):
+    with pytest.raises(ValueError, match=r"`engine.eos_token_ids` \[2, 100, .* \[2\] here"):
         generate_completions(PROMPTS, model, output_dir=reference_run[1], **SETTINGS)
 
 
@@ -351,6 +365,44 @@ def test_engine_id_is_the_identity_of_what_is_not_loaded(model, tmp_path):
 def test_a_function_needs_an_engine_id(reference_run):
     with pytest.raises(ValueError, match="takes `engine_id`"):
         generate_completions(PROMPTS, never, output_dir=reference_run[1], **SETTINGS)
+
+
+@pytest.mark.parametrize("engine", ["gpt2", None, torch.nn.Linear(2, 2)], ids=["a name", "None", "a module"])
+def test_what_is_no_engine_is_refused(tmp_path, engine):
+    with pytest.raises(TypeError, match="`engine` is .*; it must be a loaded model, or a function"):
+        generate_completions(PROMPTS, engine, tokenizer=TOKENIZER, output_dir=tmp_path)
+    with pytest.raises(TypeError, match="`engine` is .*; it must be a loaded model, or a function"):
+        generate_completions(PROMPTS, lambda: engine, engine_id="x", tokenizer=TOKENIZER, output_dir=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_encoder_decoder_is_refused(tmp_path):
+    config = T5Config(vocab_size=len(TOKENIZER), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2)
+    with pytest.raises(ValueError, match="`engine` is an encoder-decoder"):
+        generate_completions(PROMPTS, T5ForConditionalGeneration(config), output_dir=tmp_path, **SETTINGS)
+
+
+@pytest.mark.parametrize("engine", [lambda: tiny_model("llama", vocab_size=len(TOKENIZER) - 1), make_pair])
+def test_a_tokenizer_larger_than_the_engine_is_refused_before_the_first_batch(tmp_path, engine):
+    engine, tokenizer = engine(), tiny_tokenizer()
+    tokenizer.add_tokens(["<|more|>"])
+    with pytest.raises(ValueError, match=rf"`tokenizer` has {len(tokenizer)} tokens, and the embedding of `engine`"):
+        generate_completions(PROMPTS, engine, output_dir=tmp_path, **{**SETTINGS, "tokenizer": tokenizer})
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("wrong", [{"seed": None}, {"seed": "x"}, {"seed": 0.5}, {"batch_size": 2.0}], ids=str)
+def test_whole_numbers_are_ints(model, tmp_path, wrong):
+    with pytest.raises(TypeError, match=f"`{next(iter(wrong))}` must be an int, got "):
+        generate_completions(PROMPTS, model, output_dir=tmp_path, **{**SETTINGS, **wrong})
+
+
+def test_the_folder_of_a_dataset_is_refused(model, reference_run, tmp_path):
+    build_sft_dataset(reference_run[1], output_dir=tmp_path, drop_truncated=False)
+    before = (tmp_path / "manifest.json").read_bytes()
+    with pytest.raises(ValueError, match=r"holds sft\.parquet, .* another `output_dir`"):
+        generate_completions(PROMPTS, model, output_dir=tmp_path, **SETTINGS)
+    assert (tmp_path / "manifest.json").read_bytes() == before
 
 
 def test_over_long_prompts_are_refused_by_row_or_counted(tmp_path):
@@ -512,12 +564,33 @@ def test_a_journal_cut_anywhere_is_completed_to_the_same_bytes(model, reference_
         assert written(killed) == written(path), cut
 
 
-def test_resumed_with_another_batch_size_the_completions_are_the_same(model, reference_run, tmp_path):
-    journal = (reference_run[1] / "journal-00000.jsonl").read_bytes()
+def test_a_run_goes_on_with_its_own_batch_size(model, reference_run, tmp_path):
+    path, other = reference_run[1], {**SETTINGS, "batch_size": 5}
+    journal = (path / "journal-00000.jsonl").read_bytes()
+    header = journal.index(b"\n") + 1
     (tmp_path / "journal-00000.jsonl").write_bytes(journal[: len(journal) // 2])
-    generate_completions(PROMPTS, model, output_dir=tmp_path, **{**SETTINGS, "batch_size": 5})
-    assert written(tmp_path)["completions.parquet"] == written(reference_run[1])["completions.parquet"]
-    assert len((tmp_path / "journal-00000.jsonl").read_bytes()) == len(journal)
+    with pytest.raises(ValueError, match="run: `batch_size` 4 there, 5 here"):
+        generate_completions(PROMPTS, model, output_dir=tmp_path, **other)
+    # A first batch that did not fit in memory leaves a header, which binds nobody.
+    (tmp_path / "journal-00000.jsonl").write_bytes(journal[:header])
+    generate_completions(PROMPTS, model, output_dir=tmp_path, **other)
+    assert written(tmp_path)["completions.parquet"] == written(path)["completions.parquet"]
+    # A finished run is read with any.
+    again = generate_completions(PROMPTS, model, output_dir=path, **other)
+    assert again[:] == reference_run[0][:]
+
+
+def test_a_resume_in_bfloat16_ends_with_the_same_bytes(tmp_path):
+    model, settings = make_model().to(torch.bfloat16), {**SETTINGS, "max_new_tokens": 40}
+    whole = generate_completions(PROMPTS, model, output_dir=tmp_path / "whole", **settings)
+    journal = (tmp_path / "whole" / "journal-00000.jsonl").read_bytes()
+    for cut in range(700, len(journal), len(journal) // 5):
+        (tmp_path / str(cut)).mkdir()
+        (tmp_path / str(cut) / "journal-00000.jsonl").write_bytes(journal[:cut])
+        generate_completions(PROMPTS, model, output_dir=tmp_path / str(cut), **settings)
+        assert written(tmp_path / str(cut)) == written(tmp_path / "whole"), cut
+    one_by_one = generate_completions(PROMPTS, model, output_dir=tmp_path / "1", **{**settings, "batch_size": 1})
+    assert tokens(one_by_one) != tokens(whole)  # the control: there the batch does matter
 
 
 # Several processes.

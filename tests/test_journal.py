@@ -7,7 +7,15 @@ import signal
 
 import pytest
 
-from hf_cong.journal import Journal, check_identity, read_journal, read_manifest, replacing, write_manifest
+from hf_cong.journal import (
+    Journal,
+    check_identity,
+    check_manifest,
+    read_journal,
+    read_manifest,
+    replacing,
+    write_manifest,
+)
 
 IDENTITY = {"seed": 0, "temperature": 0.8, "prompts": "00ff"}
 
@@ -81,16 +89,27 @@ def test_a_malformed_line_before_the_last_is_named(tmp_path):
     assert path.read_bytes() == before
 
 
-def test_a_file_that_is_no_journal_is_left_alone(tmp_path):
-    (tmp_path / "j").write_text('{"prompt": "the user\'s own file"}\n')
-    with pytest.raises(ValueError, match="is not a journal"):
-        Journal(tmp_path / "j", IDENTITY)
-    assert "own file" in (tmp_path / "j").read_text()
+@pytest.mark.parametrize(
+    "content", ['{"prompt": "the user\'s own file"}\n', "hello world", "hello world\n", "a\nb\n", "[1]", "\n", "\0\0"]
+)
+def test_a_file_that_is_no_journal_is_left_alone(tmp_path, content):
+    path = tmp_path / "j"
+    path.write_text(content)
+    for open_it in (lambda: Journal(path, IDENTITY), lambda: read_journal(path)):
+        with pytest.raises(ValueError, match="/j is not a journal"):
+            open_it()
+    assert path.read_text() == content
+
+
+def test_a_journal_without_records_belongs_to_no_run(tmp_path):
+    Journal(tmp_path / "j", {**IDENTITY, "seed": 1}, {"model": "a"}).close()
+    Journal(tmp_path / "j", IDENTITY, {"model": "b"}).close()
+    assert read_journal(tmp_path / "j") == ({"identity": IDENTITY, "provenance": {"model": "b"}}, [])
 
 
 @pytest.mark.parametrize("field", IDENTITY)
 def test_another_run_is_refused_by_field_and_values(tmp_path, field):
-    _journal_of(tmp_path / "j", [])
+    _journal_of(tmp_path / "j", [{"n": 0}])
     with pytest.raises(ValueError, match=f"`{field}` {IDENTITY[field]!r} there, 'other' here"):
         Journal(tmp_path / "j", {**IDENTITY, field: "other"})
 
@@ -99,10 +118,19 @@ def test_check_identity_compares_only_what_is_expected():
     check_identity({"seed": 0}, IDENTITY, "j")
     with pytest.raises(ValueError, match="`engine` None there, 'x' here"):
         check_identity({"engine": "x"}, IDENTITY, "j")
+    nested = {"engine": {"alpha": 0.4, "policy": "a" * 100}}
+    check_identity(nested, {**nested, "more": 1}, "j")
+    with pytest.raises(ValueError, match=r"run: `engine.alpha` 0.5 there, 0.4 here\."):
+        check_identity(nested, {"engine": {**nested["engine"], "alpha": 0.5}}, "j")
+    with pytest.raises(ValueError, match=r"run: `engine.tau` 1 there, None here\."):
+        check_identity(nested, {"engine": {**nested["engine"], "tau": 1}}, "j")
+    with pytest.raises(ValueError, match="`engine.policy` None there, 'a{79} here"):
+        check_identity(nested, {"engine": {"alpha": 0.4}}, "j")
 
 
 def test_provenance_is_stored_and_not_compared(tmp_path):
-    Journal(tmp_path / "j", IDENTITY, {"model": "a"}).close()
+    with Journal(tmp_path / "j", IDENTITY, {"model": "a"}) as journal:
+        journal.append([{"n": 0}])
     Journal(tmp_path / "j", IDENTITY, {"model": "b"}).close()
     assert read_journal(tmp_path / "j")[0] == {"identity": IDENTITY, "provenance": {"model": "a"}}
 
@@ -175,3 +203,22 @@ def test_a_manifest_vouches_for_its_files(tmp_path):
         read_manifest(tmp_path / "manifest.json")
     with pytest.raises(FileNotFoundError, match="has not ended"):
         read_manifest(tmp_path / "elsewhere.json")
+
+
+@pytest.mark.parametrize("content", ["", "{}", '{"files": ["data"]}', "[]", '{"files": {"data": "12', "\xe9"])
+def test_a_damaged_manifest_is_named(tmp_path, content):
+    path = tmp_path / "manifest.json"
+    path.write_text(content)
+    for read in (read_manifest, lambda path: check_manifest(path, ("data",))):
+        with pytest.raises(ValueError, match=r"manifest\.json is damaged .* Delete it and repeat the command"):
+            read(path)
+
+
+def test_a_manifest_of_other_files_is_kept(tmp_path):
+    path = tmp_path / "manifest.json"
+    check_manifest(path, ("data",))  # there is none yet
+    (tmp_path / "data").write_bytes(b"1")
+    write_manifest(path, {}, files=("data",))
+    check_manifest(path, ("data",))
+    with pytest.raises(ValueError, match=r"holds data, .* other would take the place .* another `output_dir`"):
+        check_manifest(path, ("other",))

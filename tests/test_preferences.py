@@ -146,3 +146,33 @@ def test_wrong_inputs_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"No row is left of 1: dropped {'identical': 1}"):
         build_preference_dataset(good, good, output_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TypeError, match="`chosen` is a DatasetDict"):
+        build_preference_dataset(datasets.DatasetDict(train=good), good)
+    for wrong in (None, [{"role": "assistant", "content": "A"}]):
+        columns = {name: [good[0][name], name] for name in SCHEMA} | {"completion": [wrong, wrong]}
+        with pytest.raises(ValueError, match="Row 0 of `completions` has the `completion` .* must be a string"):
+            build_sft_dataset(datasets.Dataset.from_dict(columns))
+
+
+def test_a_folder_that_holds_something_else_is_refused(tmp_path):
+    tokenizer = tiny_tokenizer()
+    run = {"tokenizer": tokenizer, "output_dir": tmp_path / "run", "max_new_tokens": 4}
+    model = tiny_model("llama", vocab_size=len(tokenizer))
+    written = generate_completions(["a", "b"], model, **run)
+    files = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    good, other = completions_of({"a": "A"}), completions_of({"a": "B"})
+    with pytest.raises(ValueError, match=r"holds completions\.parquet, .* sft\.parquet would .* another `output_dir`"):
+        build_sft_dataset(tmp_path / "run", output_dir=tmp_path / "run", drop_truncated=False)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == files
+    assert generate_completions(["a", "b"], model, **run)[:] == written[:]
+    (tmp_path / "run" / "manifest.json").unlink()  # as a killed run leaves it
+    with pytest.raises(ValueError, match=r"holds journal-00000\.jsonl"):
+        build_sft_dataset(good, output_dir=tmp_path / "run")
+    assert not (tmp_path / "run" / "manifest.json").exists()
+
+    build_sft_dataset(good, output_dir=tmp_path / "data")
+    with pytest.raises(ValueError, match=r"holds sft\.parquet, .* preferences\.parquet would"):
+        build_preference_dataset(good, other, output_dir=tmp_path / "data")
+    build_sft_dataset(other, output_dir=tmp_path / "data")  # the same dataset anew
+    saved = datasets.Dataset.from_parquet(str(tmp_path / "data" / "sft.parquet"), cache_dir=tmp_path / "cache")
+    assert saved["completion"][:] == ["B"]
