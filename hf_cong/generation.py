@@ -39,7 +39,6 @@ from .journal import (
     replacing,
     write_manifest,
 )
-from .pair import ContrastivePairForCausalLM
 from .prompts import encode_prompt, read_prompts
 from .sampling import DrawToken, row_seed, warpers
 
@@ -175,7 +174,8 @@ def generate_completions(
             facts = describe_engine(engine)
         check_vocabulary(engine, tokenizer, max(map(max, ids)))
         lengths = [len(row) for row in ids]
-        fitting = _fitting(lengths, _context_length(engine) - max_new_tokens, max_new_tokens, invalid_prompts)
+        limit = (context_length(engine) or torch.inf) - max_new_tokens
+        fitting = _fitting(lengths, limit, max_new_tokens, invalid_prompts)
         if len(fitting) < len(rows):
             dropped["too_long"] = len(rows) - len(fitting)
         config = _generation_config(engine, tokenizer, max_new_tokens, repetition_penalty)
@@ -274,11 +274,6 @@ def _decode(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completio
     if both.startswith(prompt):
         return both[len(prompt) :]
     return tokenizer.decode(completion_ids, **options)  # the prompt ended within a character
-
-
-def _context_length(engine) -> int | float:
-    models = [engine.policy, engine.reference] if isinstance(engine, ContrastivePairForCausalLM) else [engine]
-    return min(context_length(model) or torch.inf for model in models)
 
 
 def _fitting(lengths: list[int], limit: int | float, max_new_tokens: int, invalid: str) -> list[int]:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import datasets
 import jinja2
+import pyarrow
 from transformers import PreTrainedTokenizerBase
 
 
@@ -52,7 +53,8 @@ def read_prompts(
 
     Raises:
         TypeError: if `source` is an `IterableDataset`, a `DatasetDict` or another type.
-        ValueError: if a row fails a check, the column is missing, or no row is left.
+        ValueError: if a row fails a check, the column is missing, a file is not UTF-8 or not JSON Lines, a column of a
+            list mixes types, or no row is left.
         FileNotFoundError: if a named file does not exist.
     """
     if invalid not in ("raise", "drop"):
@@ -95,15 +97,11 @@ def read_prompts(
             dataset = dataset.remove_columns("prompt_id")
         dataset = dataset.add_column("prompt_id", list(ids)).select_columns(["prompt_id", "prompt", *rest])
     else:
-        dataset = datasets.Dataset.from_list(
-            [
-                {
-                    **{"prompt_id": name, "prompt": rows[index][column]},
-                    **{key: value for key, value in rows[index].items() if key not in (column, "prompt_id", "prompt")},
-                }
-                for name, index in ids.items()
-            ]
-        )
+        rest = dict.fromkeys(key for index in kept for key in rows[index])
+        rest = [key for key in rest if key not in (column, "prompt_id", "prompt")]
+        columns = {"prompt_id": list(ids), "prompt": [rows[index][column] for index in kept]}
+        columns |= {key: [rows[index].get(key) for index in kept] for key in rest}
+        dataset = datasets.concatenate_datasets([_as_column(*item) for item in columns.items()], axis=1)
     return dataset, dict(dropped)
 
 
@@ -134,11 +132,11 @@ def encode_prompt(
     """
     if isinstance(prompt, str):
         ids = list(tokenizer(prompt)["input_ids"])
-        bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+        bos = tokenizer.bos_token_id
         if bos is not None and ids[:2] == [bos, bos]:  # the text itself began with the token the tokenizer adds
             ids = ids[1:]
-        if len(ids) > 1 and ids[-1] == eos and not prompt.endswith(tokenizer.eos_token):
-            ids = ids[:-1]  # added by the tokenizer; a prompt is to be continued
+        if appends_eos(tokenizer):
+            ids = ids[:-1]  # a prompt is to be continued
     else:
         try:
             ids = tokenizer.apply_chat_template(
@@ -156,6 +154,12 @@ def encode_prompt(
     if not ids:
         raise ValueError(f"The prompt {repr(prompt)[:80]} has no tokens; a model needs at least one. Drop the row.")
     return ids
+
+
+def appends_eos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the tokenizer ends every text with an end-of-sequence token of its own."""
+    last, last_bare = (tokenizer("a", add_special_tokens=added)["input_ids"][-1:] for added in (True, False))
+    return last == [tokenizer.eos_token_id] != last_bare
 
 
 _DEFECTS = {
@@ -186,6 +190,16 @@ def _defect(prompt: object) -> str | None:
     except UnicodeEncodeError:
         return "not_unicode"
     return None
+
+
+def _as_column(name: str, values: list) -> datasets.Dataset:
+    try:
+        return datasets.Dataset.from_dict({name: values})
+    except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+        raise ValueError(
+            f"The column `{name}` of the prompts mixes types ({str(error)[:160]}); a column must have one. Make its "
+            "values alike, or leave it out."
+        ) from None
 
 
 def _read_rows(source: object, column: str) -> datasets.Dataset | list[dict]:
@@ -223,13 +237,17 @@ def _read_named(source: str | Path) -> datasets.Dataset | list[dict]:
     if suffix == ".jsonl":
         rows = []
         # Line by line, so that a bad row is named; Arrow's reader only knows of bad columns.
-        with open(source, encoding="utf-8-sig") as file:
+        with open(source, "rb") as file:
             for number, line in enumerate(file, 1):
                 try:
-                    row = json.loads(line)
+                    if line.strip():
+                        rows.append(json.loads(line.decode("utf-8-sig")))
+                except UnicodeDecodeError as error:
+                    raise ValueError(
+                        f"{source}, line {number} is not UTF-8 ({error.reason}); JSON Lines must be. Save it as UTF-8."
+                    ) from None
                 except ValueError as error:
                     raise ValueError(f"{source}, line {number} is not JSON ({error}). Correct the line.") from None
-                rows.append(row)
         return rows
     if Path(source).exists():
         raise ValueError(f"`prompts` is the path {str(source)!r}; a file of prompts must be `.jsonl` or `.parquet`.")

@@ -1,25 +1,27 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """What a model makes of given completions: their log-probabilities, and the reward that a pair implies."""
 
+import contextlib
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .compatibility import context_length
 from .functional import implicit_reward, token_logps
-from .prompts import encode_prompt
+from .prompts import appends_eos, encode_prompt
 
 
 def completion_ids(
     tokenizer: PreTrainedTokenizerBase, prompt: str | list[dict], completion: str, prompt_ids: list[int]
 ) -> list[int]:
-    """The ids of a completion as they follow `prompt_ids`; no special token is added."""
+    """The ids of a completion as they follow `prompt_ids`: of its text as it stands, with no special token added."""
     if isinstance(prompt, str):
         # Sentencepiece-like tokenizers write a first word with and without its space: encode it where it stands.
         whole = tokenizer(prompt + completion)["input_ids"]
         if whole[: len(prompt_ids)] == prompt_ids:
-            ids = whole[len(prompt_ids) :]
-            return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id else ids
+            return whole[len(prompt_ids) : len(whole) - appends_eos(tokenizer)]
     return tokenizer(completion, add_special_tokens=False)["input_ids"]
 
 
@@ -36,13 +38,16 @@ def completion_logps(
     """
     Log-probability of every token of every completion under a model, given its prompt.
 
+    The model scores in eval mode, without dropout, and is left in the mode it was in.
+
     Args:
         model (`PreTrainedModel`): The model that scores; a pair scores by its unmasked log p_α.
         tokenizer (`PreTrainedTokenizerBase`): Its tokenizer, with a chat template if the prompts are messages.
         prompts (`list[str]` or `list[list[dict]]`): Plain prompts, or chat messages.
         completions (`list[str]` or `list[list[int]]`):
-            Texts, or token ids of this tokenizer (exact: text may tokenise otherwise than it was written). No
-            end-of-sequence token is added; to credit one, pass ids that hold it.
+            Texts, or token ids of this tokenizer (exact: text may tokenise otherwise than it was written). Every token
+            of a text is scored as it stands, and no end-of-sequence token is added; to credit one, write it in the
+            text or pass ids that hold it.
         batch_size (`int`, *optional*, defaults to `16`): Rows per forward; rows of like length share a batch.
         chat_template_kwargs (`dict`, *optional*): Variables for the chat template.
 
@@ -50,7 +55,7 @@ def completion_logps(
         `list[torch.FloatTensor]`: one tensor of shape `(tokens of that completion,)` each, nats, float32, on the CPU.
 
     Raises:
-        ValueError: if the lists differ in length, or a row is longer than the model's context.
+        ValueError: if the lists differ in length, or a row is longer than the model's context, of a pair the shorter.
     """
     limit = context_length(model)
     rows = []
@@ -75,14 +80,26 @@ def completion_logps(
         ids = torch.nn.utils.rnn.pad_sequence(whole, batch_first=True).to(model.device)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(w) for w in whole], batch_first=True).to(model.device)
         shortest = min(len(rows[i][0]) for i in batch)
-        logits = model(
-            input_ids=ids, attention_mask=mask, logits_to_keep=ids.shape[1] - shortest + 1, use_cache=False
-        ).logits
+        with _evaluating(model):
+            logits = model(
+                input_ids=ids, attention_mask=mask, logits_to_keep=ids.shape[1] - shortest + 1, use_cache=False
+            ).logits
         scored = token_logps(logits[:, :-1], ids[:, shortest:]).cpu()
         for row, i in enumerate(batch):
             first = len(rows[i][0]) - shortest
             logps[i] = scored[row, first : first + len(rows[i][1])].clone()
     return logps
+
+
+@contextlib.contextmanager
+def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:  # not `model.train()`: a part of it may have been in eval mode
+            module.training = True
 
 
 class ImplicitReward:

@@ -139,6 +139,7 @@ def test_plain_text_loses_an_eos_that_only_the_tokenizer_added():
     )
     assert tokenizer("tell me")["input_ids"] == [*bare, eos]
     assert encode_prompt(tokenizer, "tell me") == bare
+    assert encode_prompt(tokenizer, "tell me</s>") == [*bare, eos]  # typed, so part of the text
 
 
 def test_chat_template_kwargs_reach_the_template():
@@ -270,6 +271,27 @@ def test_a_line_that_is_not_json_is_named(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"prompt": "x"}\n{"prompt": \n')
     with pytest.raises(ValueError, match="line 2 is not JSON"):
         read_prompts(tmp_path / "p.jsonl")
+
+
+def test_a_file_that_is_not_utf_8_is_named(tmp_path):
+    for content, number in (('{"prompt": "x"}\n{"prompt": "é"}\n'.encode("latin-1"), 2), ("é".encode("utf-16"), 1)):
+        (tmp_path / "p.jsonl").write_bytes(content)
+        with pytest.raises(ValueError, match=rf"p\.jsonl, line {number} is not UTF-8 .* Save it as UTF-8"):
+            read_prompts(tmp_path / "p.jsonl")
+
+
+def test_blank_lines_a_byte_order_mark_and_windows_line_ends_are_no_rows(tmp_path):
+    (tmp_path / "p.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "x"}\r\n\r\n{"prompt": "y"}\n  \n\n')
+    assert read_prompts(tmp_path / "p.jsonl")[0]["prompt"][:] == ["x", "y"]
+
+
+def test_every_column_of_a_list_is_kept_and_has_one_type():
+    rows = [{"prompt": "a"}, {"prompt": "b", "topic": "s"}]
+    assert read_prompts(rows)[0]["topic"][:] == [None, "s"]
+    with pytest.raises(ValueError, match="column `topic` of the prompts mixes types"):
+        read_prompts([*rows, {"prompt": "c", "topic": 1}])
+    with pytest.raises(ValueError, match="column `topic` of the prompts mixes types"):
+        read_prompts([{"prompt": "c", "topic": 1}, {"prompt": "b", "topic": ["s"]}])
 
 
 @pytest.mark.parametrize("source", [[], datasets.Dataset.from_list([]), [""], ["", None]])

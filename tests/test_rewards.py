@@ -1,10 +1,13 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 import pytest
 import torch
+from tokenizers import processors
 
 from hf_cong import ContrastivePairForCausalLM, ImplicitReward
-from hf_cong.rewards import completion_logps
-from tests.tiny import tiny_pair, tiny_tokenizer
+from hf_cong.prompts import encode_prompt
+from hf_cong.rewards import completion_ids, completion_logps
+from tests.test_prompts import byte_level
+from tests.tiny import tiny_model, tiny_pair, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
 PROMPTS = ["the cat", "tell me about the old dog and the fox", "a"]
@@ -74,3 +77,44 @@ def test_refusals():
         reward.score(PROMPTS, COMPLETIONS[:2])
     with pytest.raises(ValueError, match="Row 0 has .* context is 512"):
         completion_logps(policy, TOKENIZER, ["the cat"], [[5] * 600])
+
+
+def test_dropout_takes_no_part_and_every_mode_is_given_back():
+    policy = tiny_model("gpt2", vocab_size=len(TOKENIZER), attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5)
+    expected = completion_logps(policy, TOKENIZER, PROMPTS, COMPLETIONS)
+    policy.train()
+    policy.transformer.h[0].eval()
+    modes = [module.training for module in policy.modules()]
+    scored = completion_logps(policy, TOKENIZER, PROMPTS, COMPLETIONS)
+    assert [module.training for module in policy.modules()] == modes
+    for ours, theirs in zip(scored, expected, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=0, rtol=0)
+    ids = torch.tensor([TOKENIZER.encode(PROMPTS[1])])
+    with torch.no_grad():
+        assert not torch.equal(policy(ids).logits, policy(ids).logits)  # the control: dropout is on
+
+
+def test_an_eos_in_the_text_is_scored_and_one_that_the_tokenizer_added_is_not():
+    """As it stands: after plain text and after messages alike."""
+    adding = byte_level()
+    adding.backend_tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", adding.bos_token_id), ("</s>", adding.eos_token_id)]
+    )
+    for tokenizer in (TOKENIZER, byte_level(), adding):
+        for prompt in ("tell me", [{"role": "user", "content": "tell me"}]):
+            prompt_ids = encode_prompt(tokenizer, prompt)
+            plain = completion_ids(tokenizer, prompt, " about", prompt_ids)
+            assert tokenizer.eos_token_id not in plain
+            assert tokenizer.decode(plain) == " about"
+            typed = completion_ids(tokenizer, prompt, " about" + tokenizer.eos_token, prompt_ids)
+            assert typed == [*plain, tokenizer.eos_token_id]
+
+
+def test_the_shorter_context_of_a_pair_counts():
+    policy = tiny_model("llama", vocab_size=len(TOKENIZER))
+    reference = tiny_model("llama", 1, vocab_size=len(TOKENIZER), max_position_embeddings=20)
+    pair = ContrastivePairForCausalLM.from_pair(policy, reference)
+    prompt_ids = TOKENIZER.encode("the cat")
+    assert len(completion_logps(pair, TOKENIZER, ["the cat"], [[5] * (20 - len(prompt_ids))])[0]) > 1
+    with pytest.raises(ValueError, match="Row 0 has .* context is 20"):
+        completion_logps(pair, TOKENIZER, ["the cat"], [[5] * (21 - len(prompt_ids))])
