@@ -8,6 +8,8 @@ error. Any key can be overridden on the command line as `--key value`.
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import yaml
 from trl import TrlParser
@@ -34,7 +36,8 @@ class GenerateArguments:
         reference (`str`, *optional*): The model before alignment. Without it, `policy` writes alone.
         alpha (`float`, *optional*, defaults to `0.4`): Weight kept on the policy.
         plausibility_threshold (`float`, *optional*, defaults to `0.1`): τ of the plausible set.
-        dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
+        dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights: `"auto"`, `"bfloat16"`, `"float16"` or
+            `"float32"`.
         seed (`int`, *optional*, defaults to `0`): Seed; each prompt has its own stream.
         max_new_tokens (`int`, *optional*, defaults to `2048`): Longest completion, in tokens.
         temperature (`float`, *optional*, defaults to `0.8`): Sampling temperature.
@@ -50,14 +53,19 @@ class GenerateArguments:
     reference: str | None = field(default=None, metadata={"help": "Model before alignment: path or Hub id."})
     alpha: float = field(default=0.4, metadata={"help": "Weight in [0, 1] kept on the policy."})
     plausibility_threshold: float = field(default=0.1, metadata={"help": "Plausible: p >= threshold * max p."})
-    dtype: str = field(default="auto", metadata={"help": "Dtype of the weights: auto, bfloat16, float32, ..."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Dtype of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
     seed: int = field(default=0, metadata={"help": "Seed of the run; each prompt has its own stream."})
     max_new_tokens: int = field(default=2048, metadata={"help": "Longest completion, in tokens."})
     temperature: float = field(default=0.8, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus."})
     top_k: int = field(default=0, metadata={"help": "Top-k; 0 turns it off."})
     batch_size: int = field(default=8, metadata={"help": "Prompts per batch."})
-    invalid_prompts: str = field(default="raise", metadata={"help": "raise, or drop and count bad prompts."})
+    invalid_prompts: str = field(
+        default="raise", metadata={"help": "raise, or drop and count bad prompts.", "choices": ["raise", "drop"]}
+    )
 
 
 @dataclass
@@ -78,13 +86,13 @@ class BuildArguments:
     drop_truncated: bool = field(default=True, metadata={"help": "Drop completions that the length limit cut."})
 
 
-def read_recipe(path: str | Path, known: list[str]) -> dict:
+def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
     """
     Reads one recipe.
 
     Args:
         path (`str` or `Path`): A YAML file with one mapping.
-        known (`list[str]`): The keys it may have.
+        known (`dict[str, Any]`): The keys it may have, each with its type annotation.
 
     Returns:
         `dict`: the recipe's values.
@@ -92,15 +100,17 @@ def read_recipe(path: str | Path, known: list[str]) -> dict:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is no plain mapping, holds an unknown key (the nearest known ones are named), a
-        repeated
-            key, an alias, or something that only the user's own hand may set.
+            repeated key, a value of another type, an alias, or something that only the user's own hand may set.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no recipe {str(path)!r}.")
     if path.stat().st_size > _MAX_BYTES:
         raise ValueError(f"{path} has {path.stat().st_size} bytes; a recipe has at most {_MAX_BYTES}.")
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 ({error.reason}); a recipe must be. Save it as UTF-8.") from None
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
@@ -116,9 +126,13 @@ def read_recipe(path: str | Path, known: list[str]) -> dict:
     if repeated:
         raise ValueError(f"{path} sets `{repeated[0]}` more than once. Keep one.")
     _refuse_by_hand_only(recipe, path)
-    for key in recipe:
+    for key, value in recipe.items():
         if key not in known:
-            raise ValueError(f"{path}: {_unknown(str(key), known)}")
+            raise ValueError(f"{path}: {_unknown(str(key), list(known))}")
+        if not _fits(value, known[key]):
+            arrived = "null" if value is None else repr(value)[:80]
+            kind = known[key].__name__ if isinstance(known[key], type) else known[key]
+            raise ValueError(f"{path}: `{key}` is {arrived}; it must be {kind}. Correct the value, or remove the key.")
     return recipe
 
 
@@ -135,23 +149,48 @@ def parse(dataclass_types: tuple, argv: list[str], *, prog: str) -> tuple:
         `tuple`: one instance of each dataclass.
 
     Raises:
-        ValueError: for an unknown key in the recipe or on the command line. See also [`read_recipe`].
+        ValueError: for an unknown key in the recipe or on the command line, or a value that is no choice of its key.
+            See also [`read_recipe`].
     """
     usage = f"{prog} --config recipe.yaml [--key value ...]"
     parser = TrlParser(dataclass_types, prog=prog, usage=usage, allow_abbrev=False)
-    known = [action.dest for action in parser._actions if action.dest != "help"]
-    argv = list(argv)
+    known = {name: kind for cls in dataclass_types for name, kind in get_type_hints(cls).items()}
+    argv = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     if "--config" in argv:
         at = argv.index("--config")
         if at + 1 == len(argv):
             raise ValueError(f"`--config` needs the path of a recipe: {usage}.")
-        recipe = read_recipe(argv[at + 1], known)
+        path = argv[at + 1]
+        recipe = read_recipe(path, known)
         del argv[at : at + 2]
+        for action in parser._actions:  # argparse checks the choices of the command line only
+            value = recipe.get(action.dest)
+            if action.choices and value is not None and value not in action.choices:
+                raise ValueError(
+                    f"{path}: `{action.dest}` is {repr(value)[:80]}; it must be one of "
+                    f"{', '.join(map(str, action.choices))}. Correct the value, or remove the key."
+                )
         parser.set_defaults_with_config(**recipe)
     _, rest = parser.parse_known_args(argv)
     if rest:
-        raise ValueError(f"On the command line: {_unknown(rest[0].lstrip('-').split('=')[0], known)}")
+        raise ValueError(f"On the command line: {_unknown(rest[0].lstrip('-').split('=')[0], list(known))}")
     return parser.parse_args_into_dataclasses(argv)
+
+
+def _fits(value: object, kind: Any) -> bool:
+    """Whether a recipe's value can be of an annotated type; the parser reads text as the command line's."""
+    origin = get_origin(kind) or kind
+    if origin in (Union, UnionType):
+        return any(_fits(value, inner) for inner in get_args(kind))
+    if origin is Literal:
+        return value in get_args(kind)
+    if isinstance(value, str):
+        return origin not in (list, NoneType)
+    if origin is float:
+        return isinstance(value, int | float) and not isinstance(value, bool)
+    if origin is int:
+        return isinstance(value, int) and not isinstance(value, bool)
+    return not isinstance(origin, type) or isinstance(value, origin)
 
 
 def _unknown(key: str, known: list[str]) -> str:

@@ -71,7 +71,19 @@ def test_generate_then_build(files, tmp_path, capsys):
 
     # the same directory with another α is another run
     assert main(["generate", *pair, "--alpha", "0.5"]) == 2
-    assert "alpha" in capsys.readouterr().err
+    assert "another run: `engine.alpha` 0.3 there, 0.5 here. " in capsys.readouterr().err
+    # and no dataset may take the place of its manifest
+    before = (tmp_path / "cd" / "manifest.json").read_bytes()
+    assert main(["build", "--chosen", str(tmp_path / "cd"), "--output_dir", str(tmp_path / "cd")]) == 2
+    assert "holds completions.parquet" in capsys.readouterr().err
+    assert (tmp_path / "cd" / "manifest.json").read_bytes() == before
+    assert main(["generate", *pair]) == 0
+
+
+def test_generate_refuses_an_unknown_dtype(tmp_path, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["generate", "--prompts", "a", "--policy", "b", "--output_dir", str(tmp_path), "--dtype", "float99"])
+    assert "invalid choice: 'float99'" in capsys.readouterr().err
 
 
 def test_train_runs_the_whole_job_and_resumes(files, tmp_path, capsys):

@@ -56,6 +56,11 @@ def test_the_command_line_wins(tmp_path):
     recipe = write(tmp_path, "chosen: a\noutput_dir: b\ndrop_truncated: false\n")
     (args,) = parse((BuildArguments,), ["--config", recipe, "--output_dir", "c"], prog="hf-cong build")
     assert args == BuildArguments(chosen="a", output_dir="c", drop_truncated=False)
+    (args,) = parse((BuildArguments,), ["--output_dir=c", f"--config={recipe}"], prog="hf-cong build")
+    assert args == BuildArguments(chosen="a", output_dir="c", drop_truncated=False)
+    for flag in ("--config", "--config="):
+        with pytest.raises((ValueError, FileNotFoundError), match="recipe"):
+            parse((BuildArguments,), ["--output_dir=c", flag], prog="hf-cong build")
 
 
 HOSTILE = {
@@ -74,6 +79,39 @@ HOSTILE = {
     "deep": ("output_dir: " + "[" * 5000 + "\n", "not plain YAML"),
     "huge": ("# " + "x" * 1_000_001 + "\n", "bytes"),
 }
+
+
+WRONG_VALUES = {
+    "alpha: [1]": r"`alpha` is \[1\]; it must be float",
+    "alpha: {a: 1}": "`alpha` is {'a': 1}; it must be float",
+    "alpha: true": "`alpha` is True; it must be float",
+    "alpha:": "`alpha` is null; it must be float",
+    "output_dir:": "`output_dir` is null; it must be str",
+    "policy: 7": "`policy` is 7; it must be str",
+    "reference: [a]": r"`reference` is \['a'\]; it must be str \| None",
+    "seed: 0.5": "`seed` is 0.5; it must be int",
+    "dtype: float99": "`dtype` is 'float99'; it must be one of auto, bfloat16, float16, float32",
+    "invalid_prompts: keep": "`invalid_prompts` is 'keep'; it must be one of raise, drop",
+}
+
+
+@pytest.mark.parametrize("text", WRONG_VALUES)
+def test_a_value_of_another_type_is_named(tmp_path, text):
+    recipe = write(tmp_path, "prompts: a\n" + text + "\n")
+    with pytest.raises(ValueError, match=rf"recipe\.yaml: {WRONG_VALUES[text]}.* Correct the value"):
+        parse((GenerateArguments,), ["--config", recipe], prog="hf-cong generate")
+
+
+def test_values_that_are_right_pass(tmp_path):
+    text = "prompts: a\noutput_dir: b\npolicy: c\nreference: null\nalpha: 1\ntop_p: 9e-1\nseed: 3\ndtype: bfloat16\n"
+    (args,) = parse((GenerateArguments,), ["--config", write(tmp_path, text)], prog="hf-cong generate")
+    assert (args.reference, args.alpha, args.top_p, args.seed, args.dtype) == (None, 1, 0.9, 3, "bfloat16")
+
+
+def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
+    (tmp_path / "recipe.yaml").write_bytes("chosen: é\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"recipe\.yaml is not UTF-8"):
+        parse((BuildArguments,), ["--config", str(tmp_path / "recipe.yaml")], prog="hf-cong build")
 
 
 @pytest.mark.parametrize("text, message", HOSTILE.values(), ids=HOSTILE)
