@@ -97,14 +97,14 @@ def run_demo(
 
     print("Building the world: a tokenizer, a weak pair, a strong base ...", flush=True)
     world = build_sandbox(output_dir / "world", effort=effort, num_workers=num_workers)
-    elapsed = time.monotonic() - start
-    print(f"  {elapsed:.0f} s. Training and sampling with {len(seeds)} seeds; progress: {log} ...", flush=True)
+    print(f"Training and sampling with {len(seeds)} seeds; details: {log} ...", flush=True)
     jobs = [
         (job, world, output_dir / f"seed-{seed}", seed, num_prompts, num_test_prompts)
         for job in (_trained, _untrained)
         for seed in seeds
     ]
-    records = [record for rows in run_jobs(jobs, num_workers=num_workers, log=log) for record in rows]
+    done = run_jobs(jobs, num_workers=num_workers, log=log, description="Seeds, trained and untrained systems")
+    records = [record for rows in done for record in rows]
     with open(output_dir / "samples.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
 

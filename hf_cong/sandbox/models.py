@@ -257,7 +257,7 @@ def build_sandbox(output_dir: str | Path, seed: int = 0, *, effort: float = 1.0,
         (_build_strong, tokenizer, paths.strong, seed, effort),
         (_build_weak, tokenizer, paths.weak_reference, paths.weak_policy, seed, effort),
     ]
-    run_jobs(jobs, num_workers=num_workers, log=output_dir / "build.log")
+    run_jobs(jobs, num_workers=num_workers, log=output_dir / "build.log", description="World models")
     facts = {f"{animal} {attribute}": value for (animal, attribute), value in world.FACTS.items()}
     with replacing(complete) as temporary:
         temporary.write_text(json.dumps({"identity": identity, "facts": facts}, indent=1), encoding="utf-8")

@@ -3,13 +3,14 @@
 
 import multiprocessing
 import os
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
+from tqdm.auto import tqdm
 
 
-def run_jobs(jobs: list[tuple], *, num_workers: int, log: str | Path) -> list:
+def run_jobs(jobs: list[tuple], *, num_workers: int, log: str | Path, description: str) -> list:
     """Results of `function(*arguments)` for each job, in order.
 
     Args:
@@ -19,13 +20,18 @@ def run_jobs(jobs: list[tuple], *, num_workers: int, log: str | Path) -> list:
             Most processes at once. `1` runs the jobs in this process, with its threads and its output.
         log (`str` or `Path`):
             File to which new processes append what libraries print.
+        description (`str`):
+            Label of the progress bar, which counts finished jobs.
     """
     if num_workers == 1:
         return [function(*arguments) for function, *arguments in jobs]
     # Spawned, not forked: a forked process may hang in the threads of torch that it did not inherit.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(num_workers, mp_context=context, initializer=_start, initargs=(str(log),)) as pool:
-        return [future.result() for future in [pool.submit(*job) for job in jobs]]
+        futures = [pool.submit(*job) for job in jobs]
+        for future in tqdm(as_completed(futures), total=len(futures), desc=description, unit="job"):
+            future.result()  # a failure ends the wait at once
+        return [future.result() for future in futures]
 
 
 def _start(log: str) -> None:

@@ -89,14 +89,19 @@ def run(
     world = output_dir / "world"
     world.mkdir(parents=True, exist_ok=True)
     log = output_dir / "run.log"
-    (paths,) = run_jobs([(_prepare, data_dir, world, effort, num_test_prompts)], num_workers=num_workers, log=log)
+    (paths,) = run_jobs(
+        [(_prepare, data_dir, world, effort, num_test_prompts)],
+        num_workers=num_workers,
+        log=log,
+        description="World models",
+    )
     print(f"  {time.monotonic() - start:.0f} s. Training and sampling; progress: {log} ...", flush=True)
     jobs = [
         (job, paths, output_dir / f"seed-{seed}", seed, num_prompts)
         for job in (_trained, _untrained)
         for seed in seeds
     ]
-    done = run_jobs(jobs, num_workers=num_workers, log=log)
+    done = run_jobs(jobs, num_workers=num_workers, log=log, description="Seeds, trained and untrained systems")
     records = [record for rows, _ in done for record in rows]
     with open(output_dir / "samples.jsonl", "w", encoding="utf-8") as file:
         file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
