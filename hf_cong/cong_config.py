@@ -78,7 +78,8 @@ class ConGConfig(DPOConfig):
         top_k (`int`, *optional*, defaults to `0`):
             Top-k of both; `0` turns it off.
         generation_batch_size (`int`, *optional*, defaults to `8`):
-            Prompts per `generate` call and process. Completions do not depend on it.
+            Prompts per `generate` call and process. In float32 completions do not depend on it, in lower precision
+            only up to rounding; so a stage that was killed is resumed with the same.
         drop_truncated (`bool`, *optional*, defaults to `True`):
             Whether to drop the rows whose chosen completion hit `max_new_tokens`: a text cut in the middle, followed
             by an end-of-turn token, teaches the model to stop anywhere.

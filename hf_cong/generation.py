@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Prompts to completions: batched by length, sharded over processes, journaled.
 
-A completion is a function of the engine, the prompt, the settings and the seed. It does not depend on the order, the
-number of processes, or on whether the run was killed in between; nor on the batch, in float32. In lower precision a
-row in another batch has other rounding errors, which can tip a draw: so a run is resumed with its own batches.
+A completion is a function of the engine, the prompt, the settings and the seed. In float32 it does not depend on the
+batch, so neither on the order of the prompts. In lower precision that holds up to rounding, which can tip a draw: so a
+run that was killed goes on with its own batches, on any number of processes, and ends with the same bytes.
 """
 
 import contextlib
@@ -21,24 +21,11 @@ import torch
 from accelerate import PartialState
 from peft import PeftModel
 from tqdm.auto import tqdm
-from transformers import (
-    GenerationConfig,
-    LogitsProcessorList,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from .compatibility import context_length, eos_token_ids
 from .engines import check_engine, check_vocabulary, describe_engine
-from .journal import (
-    Journal,
-    check_identity,
-    check_manifest,
-    read_journal,
-    read_manifest,
-    replacing,
-    write_manifest,
-)
+from .journal import Journal, check_identity, check_manifest, read_journal, read_manifest, replacing, write_manifest
 from .prompts import encode_prompt, read_prompts
 from .sampling import DrawToken, row_seed, warpers
 
@@ -126,12 +113,8 @@ def generate_completions(
 
     Source: the sampling steps of [ConG](https://huggingface.co/papers/2510.07884).
     """
-    for name, value in {
-        "seed": seed,
-        "max_new_tokens": max_new_tokens,
-        "top_k": top_k,
-        "batch_size": batch_size,
-    }.items():
+    integers = {"seed": seed, "max_new_tokens": max_new_tokens, "top_k": top_k, "batch_size": batch_size}
+    for name, value in integers.items():
         if not isinstance(value, int):
             raise TypeError(f"`{name}` must be an int, got {repr(value)[:80]}.")
     if isinstance(engine, torch.nn.Module) or not callable(engine):
