@@ -65,7 +65,8 @@ class ContrastivePairConfig(PreTrainedConfig):
         if policy.to_dict().get("layer_types") is not None:
             both.layer_types = [*policy.layer_types, *reference.layer_types]
         limits = [getattr(config, "max_position_embeddings", None) for config in (policy, reference)]
-        if None not in limits:
+        limits = [limit for limit in limits if limit is not None]
+        if limits:
             both.max_position_embeddings = min(limits)
         return both
 
