@@ -61,6 +61,8 @@ def train(argv: list[str]):
 
 
 def generate(argv: list[str]):
+    import torch
+    from accelerate import PartialState
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from .checkpoints import model_identity
@@ -71,7 +73,9 @@ def generate(argv: list[str]):
     (args,) = parse((GenerateArguments,), argv, prog="hf-cong generate")
 
     def engine():
-        init = {"dtype": args.dtype, "device_map": "auto"}
+        # Each process of a `torchrun` has its own device; alone, the models may spread over all.
+        state = PartialState(cpu=not torch.accelerator.is_available())
+        init = {"dtype": args.dtype, "device_map": "auto" if state.num_processes == 1 else state.device}
         if args.reference is None:
             return AutoModelForCausalLM.from_pretrained(args.policy, **init)
         return ContrastivePairForCausalLM.from_pair(
