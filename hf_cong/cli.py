@@ -11,6 +11,8 @@ _COMMANDS = {
     "generate": "prompts to completions, by a pair or one model",
     "build": "completions to an SFT or a preference dataset",
 }
+# A local file is one split, read by this builder of `datasets`.
+_FILE_BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
 
 
 def demo(argv: list[str]):
@@ -42,6 +44,12 @@ def train(argv: list[str]):
         **(config.model_init_kwargs or {}),
     }
     evaluate = config.eval_strategy != "no"
+    if evaluate and Path(script.dataset_name).suffix in _FILE_BUILDERS:
+        raise ValueError(
+            f"`dataset_name` is the file {script.dataset_name!r}, which is one split: evaluation would be on the "
+            f"training data. Pass a dataset of the Hub or a directory with the split `{script.dataset_test_split}`, or "
+            "set `eval_strategy: 'no'`."
+        )
     trainer = ConGTrainer(
         model.model_name_or_path,
         args=config,
@@ -50,8 +58,9 @@ def train(argv: list[str]):
         quantization_config=get_quantization_config(model),
         peft_config=get_peft_config(model),
     )
-    # The same command goes on where a killed run stopped.
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint or True)
+    # By default the same command goes on where a killed run stopped.
+    resume = config.resume_from_checkpoint or "true"
+    trainer.train(resume_from_checkpoint={"true": True, "false": False}.get(resume.lower(), resume))
     trainer.save_model(config.output_dir)
     if config.push_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
@@ -123,14 +132,22 @@ def build(argv: list[str]):
 def _load_split(script, split: str):
     """The split of a Hub dataset, or a local `.jsonl` or `.parquet` file (which is one split)."""
     import datasets
+    import pyarrow
 
-    suffix = Path(script.dataset_name).suffix
-    if suffix in (".jsonl", ".parquet"):
-        if not Path(script.dataset_name).is_file():
-            raise FileNotFoundError(f"`dataset_name`: there is no file {script.dataset_name!r}.")
-        builder = "json" if suffix == ".jsonl" else "parquet"
-        return datasets.load_dataset(builder, data_files={split: script.dataset_name}, split=split)
-    return datasets.load_dataset(script.dataset_name, script.dataset_config, split=split)
+    from .prompts import read_prompts
+
+    name, builder = script.dataset_name, _FILE_BUILDERS.get(Path(script.dataset_name).suffix)
+    if builder is not None and not Path(name).is_file():
+        raise FileNotFoundError(f"`dataset_name`: there is no file {name!r}.")
+    try:
+        if builder is not None:
+            return datasets.load_dataset(builder, data_files={split: name}, split=split)
+        return datasets.load_dataset(name, script.dataset_config, split=split)
+    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid) as error:
+        if builder == "json":
+            read_prompts(name, invalid="drop")  # raises with the line's number, which Arrow does not know
+        reason = error.__cause__ or error
+        raise ValueError(f"`dataset_name`: {name!r} cannot be read ({reason}). Correct the file.") from None
 
 
 def _count_line(counts: dict) -> str:

@@ -24,6 +24,13 @@ _BY_HAND_ONLY = {
 }
 
 
+class _Parser(TrlParser):
+    """Overrides `error`: a bad value is refused as everything else is, instead of ending the process."""
+
+    def error(self, message: str):
+        raise ValueError(f"{message[0].upper()}{message[1:]}. See `{self.prog} --help`.")
+
+
 @dataclass
 class GenerateArguments:
     """
@@ -149,11 +156,11 @@ def parse(dataclass_types: tuple, argv: list[str], *, prog: str) -> tuple:
         `tuple`: one instance of each dataclass.
 
     Raises:
-        ValueError: for an unknown key in the recipe or on the command line, or a value that is no choice of its key.
-            See also [`read_recipe`].
+        ValueError: for an unknown key in the recipe or on the command line, a value that is no choice of its key or
+            not of its type, or a missing required key. See also [`read_recipe`].
     """
     usage = f"{prog} --config recipe.yaml [--key value ...]"
-    parser = TrlParser(dataclass_types, prog=prog, usage=usage, allow_abbrev=False)
+    parser = _Parser(dataclass_types, prog=prog, usage=usage, allow_abbrev=False)
     known = {name: kind for cls in dataclass_types for name, kind in get_type_hints(cls).items()}
     argv = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     if "--config" in argv:

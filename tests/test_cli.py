@@ -2,6 +2,8 @@
 """The commands do what the Python calls do, on files."""
 
 import json
+import re
+import shutil
 
 import datasets
 import pytest
@@ -81,8 +83,8 @@ def test_generate_then_build(files, tmp_path, capsys):
 
 
 def test_generate_refuses_an_unknown_dtype(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="2"):
-        main(["generate", "--prompts", "a", "--policy", "b", "--output_dir", str(tmp_path), "--dtype", "float99"])
+    argv = ["--prompts", "a", "--policy", "b", "--output_dir", str(tmp_path), "--dtype", "float99"]
+    assert main(["generate", *argv]) == 2
     assert "invalid choice: 'float99'" in capsys.readouterr().err
 
 
@@ -116,6 +118,9 @@ def test_train_runs_the_whole_job_and_resumes(files, tmp_path, capsys):
     assert all(moved)
     assert main(argv) == 0  # nothing of stage I is left to do; stage II repeats to the same weights
     again = AutoModelForCausalLM.from_pretrained(tmp_path / "run")
+    assert main([*argv, "--resume_from_checkpoint", "False"]) == 0
+    assert main([*argv, "--resume_from_checkpoint", str(tmp_path / "nowhere")]) == 2
+    assert "Cannot resume from " in capsys.readouterr().err
     for name, parameter in trained.state_dict().items():
         assert torch.equal(parameter, again.state_dict()[name]), name
 
@@ -129,3 +134,31 @@ def test_train_refuses_what_it_cannot_read(files, tmp_path, capsys):
     argv = ["train", *recipe(tmp_path / "b.yaml", **present, output_dir=str(tmp_path), use_cpu=True)]
     assert main(argv) == 2
     assert "needs the weak pair" in capsys.readouterr().err
+
+
+def test_a_file_is_not_its_own_evaluation_data(files, tmp_path, capsys):
+    values = {"model_name_or_path": str(files / "strong"), "output_dir": str(tmp_path / "run"), "use_cpu": True}
+    values |= {"eval_strategy": "epoch", "report_to": "none"}
+    argv = recipe(tmp_path / "a.yaml", **values, dataset_name=str(files / "prompts.jsonl"))
+    assert main(["train", *argv]) == 2
+    assert "evaluation would be on the training data. Pass a dataset of the Hub" in capsys.readouterr().err
+    # a directory with both splits passes, as far as the weak pair that is not named
+    data = tmp_path / "data"
+    data.mkdir()
+    for split in ("train", "test"):
+        shutil.copy(files / "prompts.jsonl", data / f"{split}.jsonl")
+    assert main(["train", *recipe(tmp_path / "b.yaml", **values, dataset_name=str(data))]) == 2
+    assert "needs the weak pair" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("suffix", "place"),
+    [("jsonl", r"bad\.jsonl, line 2 is not JSON"), ("parquet", r"bad\.parquet' cannot be read \(Parquet")],
+)
+def test_a_broken_file_is_named(files, tmp_path, capsys, suffix, place):
+    (tmp_path / f"bad.{suffix}").write_text('{"prompt": "a"}\n{"prompt": \n')
+    values = {"model_name_or_path": str(files / "strong"), "dataset_name": str(tmp_path / f"bad.{suffix}")}
+    assert main(["train", *recipe(tmp_path / "a.yaml", **values, output_dir=str(tmp_path), use_cpu=True)]) == 2
+    error = capsys.readouterr().err
+    refusal = [line for line in error.splitlines() if line.startswith("hf-cong train: ")]
+    assert len(refusal) == 1 and re.search(place, refusal[0])

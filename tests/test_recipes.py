@@ -102,6 +102,19 @@ def test_a_value_of_another_type_is_named(tmp_path, text):
         parse((GenerateArguments,), ["--config", recipe], prog="hf-cong generate")
 
 
+def test_text_that_is_no_number_is_one_line_and_status_2(tmp_path, capsys):
+    recipe = write(tmp_path, f"alpha: abc\noutput_dir: {tmp_path}\n")
+    number = ["--alpha", "0.3", *ON_CPU]
+    for argv in (["--config", recipe], ["--output_dir", "x", "--alpha", "abc"]):
+        assert main(["train", *argv, *ON_CPU]) == 2
+        error = capsys.readouterr().err
+        assert "--alpha: invalid float value: 'abc'. See `hf-cong train --help`." in error and error.count("\n") == 1
+    _, config, _ = parse(TRAIN, ["--config", recipe, *number], prog="hf-cong train")
+    assert config.alpha == 0.3
+    assert main(["build", "--chosen", "x"]) == 2
+    assert "arguments are required: --output_dir" in capsys.readouterr().err
+
+
 def test_values_that_are_right_pass(tmp_path):
     text = "prompts: a\noutput_dir: b\npolicy: c\nreference: null\nalpha: 1\ntop_p: 9e-1\nseed: 3\ndtype: bfloat16\n"
     (args,) = parse((GenerateArguments,), ["--config", write(tmp_path, text)], prog="hf-cong generate")
