@@ -178,8 +178,9 @@ def _deliver(
     logger.info("%s: %s", filename, counts)
     if not rows:
         raise ValueError(
-            f"No row is left of {counts['rows_in']}: dropped {counts['dropped']}. With `truncated`, raise "
-            "`max_new_tokens` or pass `drop_truncated=False`; with `missing`, pass completions of the same prompts."
+            f"No row is left for {filename}: {counts['rows_in']} arrived, dropped {counts['dropped']}; at least one "
+            "must be kept. With `truncated`, raise `max_new_tokens` or pass `drop_truncated=False`; with `missing`, "
+            "pass completions of the same prompts; with `empty` or `identical`, write them with another model or seed."
         )
     dataset = datasets.Dataset.from_list(rows)
     if output_dir is not None:

@@ -143,7 +143,9 @@ def test_wrong_inputs_are_refused(tmp_path):
         build_sft_dataset(datasets.concatenate_datasets([good, good]))
     with pytest.raises(FileNotFoundError, match=r"manifest\.json"):
         build_sft_dataset(tmp_path)
-    with pytest.raises(ValueError, match=r"No row is left of 1: dropped {'identical': 1}"):
+    with pytest.raises(
+        ValueError, match=r"for preferences\.parquet: 1 arrived, dropped {'identical': 1}; at least one"
+    ):
         build_preference_dataset(good, good, output_dir=tmp_path)
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(TypeError, match="`chosen` is a DatasetDict"):
