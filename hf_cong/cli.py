@@ -47,8 +47,8 @@ def train(argv: list[str]):
     if evaluate and Path(script.dataset_name).suffix in _FILE_BUILDERS:
         raise ValueError(
             f"`dataset_name` is the file {script.dataset_name!r}, which is one split: evaluation would be on the "
-            f"training data. Pass a dataset of the Hub or a directory with the split `{script.dataset_test_split}`, or "
-            "set `eval_strategy: 'no'`."
+            f"training data. Pass a dataset of the Hub or a directory with the split `{script.dataset_test_split}`, "
+            "or set `eval_strategy: 'no'`."
         )
     trainer = ConGTrainer(
         model.model_name_or_path,
