@@ -105,7 +105,13 @@ def damage(directory: str | Path) -> str | None:
     directory = Path(directory)
     if not (directory / _SEAL).exists():
         return f"it has no {_SEAL}: it was not written to its end, or not by this trainer"
-    for name, size in json.loads((directory / _SEAL).read_text(encoding="utf-8")).items():
+    try:
+        sizes = json.loads((directory / _SEAL).read_text(encoding="utf-8"))
+    except ValueError:
+        sizes = None
+    if not isinstance(sizes, dict):
+        return f"its {_SEAL} is damaged"
+    for name, size in sizes.items():
         if not (directory / name).exists():
             return f"{name} is missing"
         found = (directory / name).stat().st_size

@@ -41,6 +41,9 @@ def test_checkpoints_are_ordered_by_step_and_nothing_else_is_one(tmp_path):
         (lambda path: (path / "model.safetensors").write_bytes(b"x"), "model.safetensors has 1 bytes instead of 10"),
         (lambda path: (path / "files.json").unlink(), "has no files.json"),
         (lambda path: shutil.rmtree(path / "part"), "part/rng_state.pth is missing"),
+        (lambda path: (path / "files.json").write_text('{"model.safe'), "its files.json is damaged"),
+        (lambda path: (path / "files.json").write_text("[]"), "its files.json is damaged"),
+        (lambda path: (path / "files.json").write_bytes(b"\xff\xfe"), "its files.json is damaged"),
     ],
 )
 def test_damage_is_said_in_words_and_passed_over(tmp_path, harm, reason):
