@@ -2,6 +2,7 @@
 """Settings of [`ConGTrainer`]: those of TRL's [`DPOConfig`], and the few that ConG adds."""
 
 import difflib
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -110,6 +111,7 @@ class ConGConfig(DPOConfig):
     > - `ddp_timeout`: Defaults to 6 hours instead of 30 minutes: processes may finish writing far apart.
 
     Raises:
+        TypeError: if one of these parameters is to be a number and is not.
         ValueError: if a value is out of range, `sft_kwargs` holds an unknown or reserved key, or `hub_token` is set.
 
     Source: [ConG](https://huggingface.co/papers/2510.07884), experimental settings.
@@ -177,20 +179,34 @@ class ConGConfig(DPOConfig):
         if self.bf16 is None and not self.fp16:
             self.bf16 = is_torch_bf16_gpu_available() and not self.use_cpu
         super().__post_init__()
+        self._check_numbers()
+        self._check_sft_kwargs()
+
+    def _check_numbers(self):
+        numbers = {
+            **dict.fromkeys(("alpha", "plausibility_threshold", "temperature", "top_p"), int | float),
+            **dict.fromkeys(("sft_learning_rate", "sft_num_train_epochs"), int | float),
+            **dict.fromkeys(("max_new_tokens", "generation_batch_size", "top_k"), int),
+        }
+        for name, kind in numbers.items():
+            value = getattr(self, name)
+            if not isinstance(value, kind):
+                required = "an integer" if kind is int else "a number"
+                raise TypeError(f"`{name}` must be {required}, got {repr(value)[:80]}. Pass the number itself.")
         check_alpha(self.alpha, self.plausibility_threshold)
         for name in ("max_new_tokens", "generation_batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
         for name in ("top_k", "sft_learning_rate", "sft_num_train_epochs"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"`{name}` must be at least 0, got {getattr(self, name)!r}.")
-        if not self.temperature > 0:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"`{name}` must be finite and at least 0, got {getattr(self, name)!r}.")
+        if not 0 < self.temperature < math.inf:
             raise ValueError(
-                f"`temperature` must be above 0, got {self.temperature!r}. ConG samples; 0.01 is nearly greedy."
+                f"`temperature` must be finite and above 0, got {self.temperature!r}. ConG samples; 0.01 is nearly "
+                "greedy."
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p` must lie in (0, 1], got {self.top_p!r}. 1 turns it off.")
-        self._check_sft_kwargs()
 
     def _check_sft_kwargs(self):
         known = {f.name for f in fields(SFTConfig) if f.init}

@@ -42,11 +42,29 @@ def test_a_newcomer_without_a_gpu_gets_float32(tmp_path):
         ("top_k", -1),
         ("sft_learning_rate", -1e-5),
         ("sft_num_train_epochs", -1),
+        ("alpha", float("nan")),
+        ("temperature", float("inf")),
+        ("sft_learning_rate", float("nan")),
+        ("sft_learning_rate", float("inf")),
     ],
 )
 def test_values_out_of_range_are_refused_by_name(tmp_path, name, value):
     with pytest.raises(ValueError, match=f"`{name}` must .*got {value}"):
         ConGConfig(output_dir=str(tmp_path), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("alpha", "0.4"), ("sft_learning_rate", "1e-5"), ("max_new_tokens", 8.5), ("top_k", "5"), ("top_p", None)],
+)
+def test_what_is_no_number_is_refused_by_name(tmp_path, name, value):
+    with pytest.raises(TypeError, match=f"`{name}` must be an? .*got {value!r}"):
+        ConGConfig(output_dir=str(tmp_path), **{name: value})
+
+
+def test_whole_numbers_are_numbers(tmp_path):
+    args = ConGConfig(output_dir=str(tmp_path), alpha=1, temperature=1, sft_num_train_epochs=2)
+    assert (args.alpha, args.temperature, args.sft_num_train_epochs) == (1, 1, 2)
 
 
 def test_hub_token_is_refused_and_not_repeated(tmp_path):
