@@ -2,6 +2,8 @@
 """The data that [`ConGTrainer`] carries from stage to stage: checked, written, measured, shared between processes."""
 
 import functools
+import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,11 +12,15 @@ from accelerate import PartialState
 from datasets import Dataset, IterableDataset, load_from_disk
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from .checkpoints import content_key, tokenizer_identity
+from .checkpoints import content_key, damage, seal, tokenizer_identity
 from .compatibility import check_same_vocabulary
 from .cong_config import ConGConfig
 from .generation import generate_completions
 from .pair import ContrastivePairForCausalLM
+
+logger = logging.getLogger(__name__)
+
+_READ = ("prompt", "completion", "chosen", "rejected")  # the columns of a dataset that any stage reads
 
 
 def check_dataset(dataset: Dataset | None, argument: str) -> None:
@@ -27,7 +33,7 @@ def check_dataset(dataset: Dataset | None, argument: str) -> None:
 
     Raises:
         TypeError: if it is not a map-style `Dataset`.
-        ValueError: if it is empty or lacks a column.
+        ValueError: if it is empty, or lacks or hides a column.
         NotImplementedError: if completions are to be written from images, tools or per-row template arguments.
     """
     if isinstance(dataset, IterableDataset):
@@ -40,6 +46,12 @@ def check_dataset(dataset: Dataset | None, argument: str) -> None:
     columns = dataset.column_names
     if len(dataset) == 0:
         raise ValueError(f"`{argument}` is empty; it needs at least one row.")
+    visible = dataset.format["columns"]
+    hidden = [column for column in columns if column in _READ and column not in visible]
+    if hidden:
+        raise ValueError(
+            f"`{argument}` hides the columns {hidden}: its format shows {visible}. Pass `dataset.with_format(None)`."
+        )
     if "rejected" in columns:
         if "chosen" not in columns:
             raise ValueError(f"`{argument}` has `rejected` without `chosen`; its columns are {columns}. Add `chosen`.")
@@ -56,8 +68,7 @@ def check_dataset(dataset: Dataset | None, argument: str) -> None:
 
 def data_rows(dataset: Dataset) -> list[dict]:
     """The rows of a dataset without the columns that no stage reads: what names its content."""
-    read = ("prompt", "completion", "chosen", "rejected")
-    return dataset.select_columns([column for column in read if column in dataset.column_names]).to_list()
+    return dataset.select_columns([column for column in _READ if column in dataset.column_names]).to_list()
 
 
 def given_completions(dataset: Dataset, column: str) -> Dataset:
@@ -139,13 +150,19 @@ def share(dataset: Dataset, directory: str | Path) -> Dataset:
     Stores a dataset once and opens it in every process.
 
     DPOTrainer caches the scores of the reference beside the dataset, and a dataset in memory has another temporary
-    folder in every process.
+    folder in every process. A stored dataset that was damaged since is stored anew.
     """
     directory, state = Path(directory), PartialState()
-    if state.is_main_process and not directory.exists():
-        temporary = directory.with_name(directory.name + ".incomplete")
-        dataset.save_to_disk(temporary)
-        temporary.rename(directory)
+    if state.is_main_process:
+        reason = damage(directory) if directory.exists() else None
+        if reason is not None:
+            logger.warning("%s is damaged: %s. It is written anew.", directory, reason)
+            shutil.rmtree(directory)
+        if not directory.exists():
+            temporary = directory.with_name(directory.name + ".incomplete")
+            dataset.save_to_disk(temporary)
+            seal(temporary)
+            temporary.rename(directory)
     state.wait_for_everyone()
     return load_from_disk(directory)
 
