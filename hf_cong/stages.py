@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import pyarrow
 import torch
 from accelerate import PartialState
 from datasets import Dataset, IterableDataset, load_from_disk
@@ -150,7 +151,8 @@ def share(dataset: Dataset, directory: str | Path) -> Dataset:
     Stores a dataset once and opens it in every process.
 
     DPOTrainer caches the scores of the reference beside the dataset, and a dataset in memory has another temporary
-    folder in every process. A stored dataset that was damaged since is stored anew.
+    folder in every process. A stored dataset that was damaged since is stored anew; a cache beside it that cannot be
+    read is removed, and so computed anew.
     """
     directory, state = Path(directory), PartialState()
     if state.is_main_process:
@@ -163,6 +165,12 @@ def share(dataset: Dataset, directory: str | Path) -> Dataset:
             dataset.save_to_disk(temporary)
             seal(temporary)
             temporary.rename(directory)
+        for cache in directory.glob("cache-*.arrow"):
+            try:
+                Dataset.from_file(str(cache))
+            except (pyarrow.ArrowInvalid, OSError) as error:
+                logger.warning("%s is damaged: %s. It is computed anew.", cache, error)
+                cache.unlink()
     state.wait_for_everyone()
     return load_from_disk(directory)
 

@@ -48,6 +48,22 @@ def test_a_damaged_shared_dataset_is_stored_anew_once(tmp_path, caplog, name, ha
     assert not caplog.records
 
 
+@pytest.mark.parametrize("size", [0, 50, -300])
+def test_a_damaged_cache_beside_it_is_computed_anew(tmp_path, caplog, size):
+    def lengths(row):
+        return {"length": len(row["prompt"])}
+
+    directory = tmp_path / "dataset"
+    expected = share(ROWS, directory).map(lengths).to_list()
+    share(ROWS, directory)
+    (cache,) = directory.glob("cache-*.arrow")
+    assert not caplog.records
+    cache.write_bytes(cache.read_bytes()[:size])
+    assert share(ROWS, directory).map(lengths).to_list() == expected
+    (warning,) = [record.getMessage() for record in caplog.records if record.name == "hf_cong.stages"]
+    assert cache.name in warning and "computed anew" in warning
+
+
 def test_what_a_kill_left_of_a_shared_dataset_is_no_dataset(tmp_path):
     share(ROWS, tmp_path / "a")
     shutil.move(tmp_path / "a", tmp_path / "b.incomplete")
