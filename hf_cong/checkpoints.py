@@ -75,7 +75,8 @@ def settings_identity(settings: dict[str, Any]) -> dict[str, Any]:
 def model_identity(model: str | PreTrainedModel, **init_kwargs: Any) -> str:
     """Names the weights of a model: those in memory, those in a local directory, or a commit on the Hub."""
     if not isinstance(model, str):
-        return f"weights:{hash_module(model)[:16]}"
+        config = {name: value for name, value in model.config.to_diff_dict().items() if not name.startswith("_")}
+        return f"weights:{hash_module(model)[:16]} config:{content_key(config)}"
     if Path(model).is_dir():
         files = sorted({*Path(model).glob("*.safetensors"), *Path(model).glob("*config.json")})
         return f"files:{content_key([(file.name, file_sha256(file)) for file in files])}"

@@ -18,6 +18,8 @@ _SFT_RESERVED = {
     "learning_rate": "use `sft_learning_rate`",
     "num_train_epochs": "use `sft_num_train_epochs`",
     "report_to": "stage I logs to the trackers of the run, under `sft/`",
+    "eos_token": "it would change the tokenizer of stage II; set it on `processing_class`",
+    "chat_template_path": "it would change the template of stage II; set it on `processing_class`",
     "hub_token": "log in with `hf auth login` or set `HF_TOKEN`",
     "push_to_hub": "only the final model is pushed",
     "load_best_model_at_end": "stage I ends with its last step",
@@ -84,6 +86,10 @@ class ConGConfig(DPOConfig):
         drop_truncated (`bool`, *optional*, defaults to `True`):
             Whether to drop the rows whose chosen completion hit `max_new_tokens`: a text cut in the middle, followed
             by an end-of-turn token, teaches the model to stop anywhere.
+
+        invalid_prompts (`str`, *optional*, defaults to `"raise"`):
+            What to do with a prompt that is empty, a duplicate, or too long for a model that has to continue it:
+            `"raise"` refuses the run, `"drop"` drops and counts the row.
 
         > Parameters that control stage I
 
@@ -161,6 +167,11 @@ class ConGConfig(DPOConfig):
     generation_batch_size: int = field(default=8, metadata={"help": "Prompts per `generate` call and process."})
     drop_truncated: bool = field(
         default=True, metadata={"help": "Whether to drop rows whose chosen completion hit `max_new_tokens`."}
+    )
+
+    invalid_prompts: str = field(
+        default="raise",
+        metadata={"help": "Refuse or drop invalid prompts.", "choices": ["raise", "drop"]},
     )
 
     # Parameters that control stage I

@@ -4,6 +4,7 @@
 import functools
 import json
 import logging
+import os
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from accelerate.utils import is_peft_model
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset, DatasetDict
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from transformers import (
     BitsAndBytesConfig,
     DataCollator,
@@ -37,11 +38,12 @@ from .checkpoints import (
     settings_identity,
     tokenizer_identity,
 )
+from .compatibility import context_length
 from .cong_config import ConGConfig
 from .journal import check_identity, replacing
 from .lending import fine_tune
 from .preferences import build_preference_dataset, build_sft_dataset
-from .prompts import read_prompts
+from .prompts import encode_prompt, read_prompts
 from .stages import (
     check_dataset,
     data_rows,
@@ -70,8 +72,9 @@ class ConGTrainer(DPOTrainer):
 
     Decoding writes `chosen`; the strong model after SFT writes `rejected`, and is the reference of DPO. Every stage is
     kept below `output_dir/_cong/` under a name made of all it depends on, so the same command goes on where a killed
-    run stopped; `resume_from_checkpoint=True` does so inside DPO. The pair and the strong model may differ in family,
-    tokenizer and chat template: completions cross as text.
+    run stopped; `resume_from_checkpoint=True` does so inside DPO. Runs that differ only in stage II can share the
+    expensive stages before it in one directory; a directory with `checkpoint-*` of another run is refused. The pair and
+    the strong model may differ in family, tokenizer and chat template: completions cross as text.
 
     Overrides `train`, `evaluate`, `_save` and the two hooks that prepare data; never the loss.
 
@@ -179,7 +182,7 @@ class ConGTrainer(DPOTrainer):
                 f"`train_dataset` has pairs, but {sorted(missing)} has none. Pass evaluation data with the columns "
                 "`prompt`, `chosen` and `rejected`."
             )
-        self.stage_counts = {}
+        self.stage_counts, self._dropped = {}, {}
         self._weak = (
             args.weak_model_name_or_path if weak_model is None else weak_model,
             args.weak_reference_model_name_or_path if weak_reference_model is None else weak_reference_model,
@@ -214,8 +217,10 @@ class ConGTrainer(DPOTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled or self.is_distributed_loading_by_transformers
-        if self._pairs_missing and sharded:
+        self._sharded = (
+            self.is_fsdp_enabled or self.is_deepspeed_enabled or self.is_distributed_loading_by_transformers
+        )
+        if self._pairs_missing and self._sharded:
             raise NotImplementedError(
                 "A sharded model cannot pass from stage to stage in one process. Launch one stage at a time: "
                 "`generate_completions`, `trl.SFTTrainer`, `generate_completions`, then `ConGTrainer` on the pairs."
@@ -231,9 +236,34 @@ class ConGTrainer(DPOTrainer):
                     len(self.train_dataset),
                     args.max_length,
                 )
+        if self._pairs_missing:
+            self._check_strong_model()
+        self._fine_tuning = False
         # Names that begin with an underscore are never uploaded by `push_to_hub`.
         self._stage_root = Path(self.args.output_dir) / "_cong"
         self.add_callback(SealCheckpoints())
+
+    def _check_strong_model(self):
+        """Refuses now what would fail after hours of decoding."""
+        conversational = any(not isinstance(data[0]["prompt"], str) for data in self._splits.values())
+        if conversational and self._tokenizer.chat_template is None:
+            raise ValueError(
+                "The prompts are chat messages and the tokenizer of `model` has no chat template. Set "
+                "`processing_class.chat_template`, or pass plain prompts."
+            )
+        limit = context_length(self.model)
+        if limit is not None and limit <= self.args.max_new_tokens:
+            raise ValueError(
+                f"`max_new_tokens` is {self.args.max_new_tokens} and the context of `model` {limit} tokens: no room "
+                "is left for a prompt. Lower `max_new_tokens`."
+            )
+        if is_peft_model(self.model):
+            adapter = self.model.peft_config.get("default")
+            if adapter is None or adapter.to_dict().get("bias", "none") != "none":
+                raise ValueError(
+                    "The adapter of `model` must be named 'default' and train no bias, because its copy is the "
+                    f"reference; got {list(self.model.peft_config)}. Use `bias='none'`."
+                )
 
     # What DPOTrainer does with data at construction, put off until there are pairs.
 
@@ -282,8 +312,10 @@ class ConGTrainer(DPOTrainer):
                 keeps no row.
         """
         self._claim_output_dir()
-        if isinstance(resume_from_checkpoint, str):
+        if isinstance(resume_from_checkpoint, str | os.PathLike):
+            resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             check_resumable(resume_from_checkpoint)
+            self._check_same_run(Path(resume_from_checkpoint).resolve().parent)
         if self._pairs_missing:
             self._run_stages()
             # The sampler's seed is torch's initial seed, which anything that ran before may have changed.
@@ -301,13 +333,14 @@ class ConGTrainer(DPOTrainer):
             adapters = {name: adapter.to_dict() for name, adapter in self.model.peft_config.items()}
         identity = {
             **{name: value for name, value in settings.items() if not name.endswith("_model_name_or_path")},
-            "model": self._precompute_model_hash or self.model.name_or_path,
+            "model": self.model.name_or_path
+            if self._sharded
+            else self._precompute_model_hash or hash_module(self.model),
             "adapters": content_key(adapters),
             "tokenizer": tokenizer_identity(self._tokenizer),
             "train_dataset": content_key(data_rows(self._splits["train"])),
         }
         if self._pairs_missing:
-            identity["model"] = self._precompute_model_hash or hash_module(self.model)
             init_kwargs = self.args.weak_model_init_kwargs or {}
             roles = ("weak_model", "weak_reference_model")
             for role, model in zip(roles, self._weak, strict=True):
@@ -318,17 +351,27 @@ class ConGTrainer(DPOTrainer):
 
     def _claim_output_dir(self):
         """Refuses to mix the checkpoints of two runs."""
-        record = self._stage_root / "run.json"
         if checkpoints(self.args.output_dir):
-            found = json.loads(record.read_text(encoding="utf-8")) if record.exists() else {}
-            check_identity(self._identity, found, self.args.output_dir)
+            self._check_same_run(Path(self.args.output_dir))
         self.accelerator.wait_for_everyone()  # all processes have looked before one writes
         if self.accelerator.is_main_process:
-            with replacing(record) as temporary:
+            with replacing(self._stage_root / "run.json") as temporary:
                 temporary.write_text(json.dumps(self._identity, indent=2), encoding="utf-8")
+
+    def _check_same_run(self, directory: Path):
+        """Refuses checkpoints in `directory` that this run did not write."""
+        try:
+            found = json.loads((directory / "_cong" / "run.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, json.JSONDecodeError):
+            raise ValueError(
+                f"The checkpoints in {directory} belong to another run, or to none: there is no whole record of it "
+                "(`_cong/run.json`). Use another `output_dir`, or delete them."
+            ) from None
+        check_identity(self._identity, found, directory)
 
     def _run_stages(self):
         args = self.args
+        self._check_prompt_lengths()
         chosen = self._chosen()
         clear_device_cache(garbage_collection=True)  # the weak models are gone
         sft = {name: self._sft_rows(name, completions) for name, completions in chosen.items()}
@@ -351,11 +394,27 @@ class ConGTrainer(DPOTrainer):
         elif pairs:
             self.eval_dataset = pairs["eval"]
 
+    def _check_prompt_lengths(self):
+        """Refuses before decoding the prompts to which the strong model could not answer after it."""
+        limit = context_length(self.model)
+        if limit is None or self.args.invalid_prompts == "drop":
+            return
+        for name, dataset in self._splits.items():
+            for index, prompt in enumerate(dataset["prompt"]):
+                length = len(encode_prompt(self._tokenizer, prompt))
+                if length + self.args.max_new_tokens > limit:
+                    raise ValueError(
+                        f"Row {index} of {name} has a prompt of {length} tokens; with `max_new_tokens="
+                        f"{self.args.max_new_tokens}` the context of `model`, {limit}, leaves "
+                        f"{limit - self.args.max_new_tokens}. Shorten it, lower `max_new_tokens`, or drop and count "
+                        'such rows with `invalid_prompts="drop"`.'
+                    )
+
     def _chosen(self) -> dict[str, Dataset]:
         """Stage I, first half: the chosen completions, given or decoded by the weak pair."""
         chosen, prompts = {}, {}
         for name, dataset in self._splits.items():
-            rows, _ = read_prompts(dataset)
+            rows, self._dropped[name] = read_prompts(dataset, invalid=self.args.invalid_prompts)
             given = [column for column in ("chosen", "completion") if column in rows.column_names]
             if given:
                 chosen[name] = given_completions(rows, given[0])
@@ -364,23 +423,38 @@ class ConGTrainer(DPOTrainer):
         if prompts:
             weak_id = self._identity["weak_model"], self._identity["weak_reference_model"]
             chosen |= decode(prompts, self._weak, weak_id, self._weak_tokenizer, args=self.args, root=self._stage_root)
+        for name, rows in prompts.items():
+            if len(chosen[name]) < len(rows):  # in the pair's context
+                self._dropped[name]["too_long_for_pair"] = len(rows) - len(chosen[name])
         self._weak = (None, None)
         return {name: chosen[name] for name in self._splits}
 
     def _sft_rows(self, name: str, chosen: Dataset) -> Dataset:
         rows, counts = build_sft_dataset(chosen, drop_truncated=self.args.drop_truncated)
+        dropped = self._dropped[name]
+        counts = {
+            "rows_in": counts["rows_in"] + sum(dropped.values()),
+            "dropped": {**dropped, **counts["dropped"]},
+        }
         max_length = (self.args.sft_kwargs or {}).get("max_length", self.args.max_length)
         return self._keep_short(f"sft/{name}", rows, counts, ("completion",), max_length)
 
     def _fine_tune(self, rows: dict[str, Dataset]) -> str:
         """Stage I, second half. Returns the name of the weights that it leaves in the model."""
         if self.args.sft_num_train_epochs == 0:
-            return content_key("untrained", self._identity["model"])
+            return content_key("untrained", self._identity["model"], self._identity["adapters"])
         settings = self.args.sft_settings()
         who = [self._identity[name] for name in ("model", "adapters", "tokenizer")]
         key = content_key(who, data_rows(rows["train"]), settings_identity(settings))
         rows = {name: dataset.select_columns(["prompt", "completion"]) for name, dataset in rows.items()}
+        if self._fine_tuning:
+            raise RuntimeError(
+                "Stage I of this trainer was interrupted and left its model half-trained. Make a new `ConGTrainer`: "
+                "it goes on from the last checkpoint."
+            )
+        self._fine_tuning = True
         fine_tune(self, settings, self._stage_root / f"sft-{key}", rows)
+        self._fine_tuning = False
         return key
 
     def _pair_rows(self, name: str, chosen: Dataset, kept: Dataset, policy: str) -> Dataset:
@@ -417,9 +491,8 @@ class ConGTrainer(DPOTrainer):
             # TRL's own convention for an adapter that was trained before: its copy under the name "ref".
             if "ref" not in self.model.peft_config:
                 self.model.add_adapter("ref", self.model.peft_config["default"])
-            for name, parameter in self.model.named_parameters():
-                if ".default." in name:
-                    self.model.get_parameter(name.replace(".default.", ".ref.")).data.copy_(parameter.data)
+            state = get_peft_model_state_dict(self.model, adapter_name="default", save_embedding_layers=False)
+            set_peft_model_state_dict(self.model, state, adapter_name="ref")
         elif self.ref_model is not None:
             self.accelerator.unwrap_model(self.ref_model).load_state_dict(self.model.state_dict())
 

@@ -196,6 +196,7 @@ def write_completions(
         output_dir=f"{prefix}-{key}",
         seed=seed,
         batch_size=args.generation_batch_size,
+        invalid_prompts=args.invalid_prompts,
         **settings,
     )
 
@@ -224,17 +225,19 @@ def decode(
         `dict[str, datasets.Dataset]`: what [`generate_completions`] returns, by split.
     """
     contrast = {"alpha": args.alpha, "plausibility_threshold": args.plausibility_threshold}
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    defaults = {"dtype": dtype, "trust_remote_code": args.trust_remote_code}
+    model_init_kwargs = {**defaults, **(args.weak_model_init_kwargs or {})}
 
     @functools.cache
     def pair() -> ContrastivePairForCausalLM:
-        dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-        defaults = {"dtype": dtype, "trust_remote_code": args.trust_remote_code}
-        model_init_kwargs = {**defaults, **(args.weak_model_init_kwargs or {})}
         pair = ContrastivePairForCausalLM.from_pair(*weak, **contrast, model_init_kwargs=model_init_kwargs)
         return pair.to(PartialState().device)
 
     homes = [(model, model.device) for model in weak if isinstance(model, PreTrainedModel)]
     engine_id = {"policy": weak_id[0], "reference": weak_id[1], **contrast}
+    if any(isinstance(model, str) for model in weak):
+        engine_id |= {name: str(value) for name, value in model_init_kwargs.items()}
     completions = {
         name: write_completions(
             rows, pair, engine_id, tokenizer, args=args, prefix=root / f"decode-{name}", seed=args.seed

@@ -14,7 +14,7 @@ import torch
 import transformers
 from datasets import Dataset
 from huggingface_hub.utils import filter_repo_objects
-from peft import get_peft_model
+from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
@@ -103,6 +103,29 @@ def test_rewards_of_the_first_step_are_zero(tmp_path, kind, precompute):
     assert float(step["rewards/chosen"]) == float(step["rewards/rejected"]) == float(step["rewards/margins"]) == 0.0
     assert float(step["loss"]) == pytest.approx(0.693147, abs=1e-4)
     assert weights(made) != before
+
+
+@pytest.mark.parametrize("kind", ["embedding", "token indices", "ia3"])
+def test_rewards_of_the_first_step_are_zero_with_every_kind_of_adapter(tmp_path, kind):
+    peft_config = {
+        "embedding": LoraConfig(r=4, target_modules=["embed_tokens", "q_proj"], task_type="CAUSAL_LM"),
+        "token indices": LoraConfig(r=4, trainable_token_indices=[5, 6, 7, 300], task_type="CAUSAL_LM"),
+        "ia3": IA3Config(task_type="CAUSAL_LM", target_modules=["k_proj", "v_proj"], feedforward_modules=[]),
+    }[kind]
+    strong_model().save_pretrained(tmp_path / "strong")
+    made = trainer(
+        tmp_path / "out",
+        chosen_rows(),
+        model=str(tmp_path / "strong"),
+        weak=False,
+        peft_config=peft_config,
+        settings={"sft_learning_rate": 5e-2},
+    )
+    made.train()
+    step = first_step(made)
+    # An adapter on embeddings is applied by another kernel than its copy, hence the rounding.
+    assert float(step["rewards/chosen"]) == pytest.approx(0.0, abs=1e-5)
+    assert float(step["rewards/rejected"]) == pytest.approx(0.0, abs=1e-5)
 
 
 def test_a_reference_from_before_stage_one_would_show(tmp_path):
@@ -575,6 +598,87 @@ def test_resuming_from_a_checkpoint_as_the_model_is_refused(tmp_path, uninterrup
     made = trainer_of_long_run(tmp_path / "out", model=str(tmp_path / "out" / "checkpoint-22"))
     with pytest.raises(ValueError, match="another run: `model` "):
         made.train(resume_from_checkpoint=True)
+
+
+def test_a_checkpoint_of_another_run_is_refused_as_str_and_as_path(tmp_path):
+    mine, foreign = tmp_path / "mine", tmp_path / "foreign"
+    for directory, alpha in ((mine, 0.4), (foreign, 0.9)):
+        settings = {"save_strategy": "steps", "save_steps": 1, "max_steps": 2, "alpha": alpha}
+        trainer(directory, prompts(8), settings=settings).train()
+    again = trainer(mine, prompts(8), settings={"save_strategy": "steps", "save_steps": 1, "max_steps": 2})
+    for checkpoint in (foreign / "checkpoint-1", str(foreign / "checkpoint-1")):
+        with pytest.raises(ValueError, match="alpha"):
+            again.train(resume_from_checkpoint=checkpoint)
+    (mine / "checkpoint-1" / "optimizer.pt").unlink()
+    with pytest.raises(ValueError, match=r"optimizer\.pt is missing"):
+        again.train(resume_from_checkpoint=mine / "checkpoint-1")
+
+
+def test_an_interrupted_stage_one_does_not_go_on_with_half_trained_weights(tmp_path):
+    def make(directory):
+        return trainer(directory, chosen_rows(16), weak=False, settings={"sft_learning_rate": 1e-2})
+
+    class Interrupt(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **kwargs):
+            if any(key == "sft/loss" for key in logs):
+                raise KeyboardInterrupt
+
+    interrupted = make(tmp_path / "a")
+    interrupted.add_callback(Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train()
+    interrupted.remove_callback(Interrupt)
+    with pytest.raises(RuntimeError, match="half-trained"):
+        interrupted.train()
+    fresh, whole = make(tmp_path / "a"), make(tmp_path / "b")
+    fresh.train()
+    whole.train()
+    assert weights(fresh) == weights(whole)
+
+
+def test_stages_are_named_by_all_that_they_depend_on(tmp_path):
+    def names(kind):
+        return {path.name for path in (tmp_path / "_cong").glob(f"{kind}-*")}
+
+    def run(**kwargs):
+        settings = {"save_strategy": "no", "max_steps": 1, "sft_num_train_epochs": 0, **kwargs.pop("settings", {})}
+        trainer(tmp_path, prompts(4), settings=settings, **kwargs).train()
+
+    run()
+    assert (len(names("decode")), len(names("sample"))) == (1, 1)
+    run()
+    assert (len(names("decode")), len(names("sample"))) == (1, 1)  # the control: the same run
+    run(peft_config=lora())
+    assert (len(names("decode")), len(names("sample"))) == (1, 2)
+    weak, reference = weak_pair()
+    weak.config.rope_parameters = {"rope_type": "default", "rope_theta": 123.0}
+    run(weak_model=weak, weak_reference_model=reference)
+    assert len(names("decode")) == 2
+
+
+def test_what_would_fail_after_decoding_is_refused_before_it(tmp_path):
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template"):
+        trainer(tmp_path, prompts(4), processing_class=tokenizer)
+    with pytest.raises(ValueError, match="no room is left for a prompt"):
+        trainer(tmp_path, prompts(4), settings={"max_new_tokens": 600})
+    rows = Dataset.from_list([*prompts(3).to_list(), {"prompt": message("cat " * 600, "user")}])
+    with pytest.raises(ValueError, match=r"Row 3 of train has a prompt of \d+ tokens"):
+        trainer(tmp_path, rows).train()
+    assert not list((tmp_path / "_cong").glob("decode-*"))
+    with pytest.raises(ValueError, match="train no bias"):
+        trainer(tmp_path, prompts(4), peft_config=LoraConfig(bias="all", task_type="CAUSAL_LM"))
+
+
+def test_invalid_prompts_are_dropped_and_counted_on_request(tmp_path):
+    rows = prompts(4).to_list()
+    rows = Dataset.from_list([*rows, rows[0], {"prompt": message("cat " * 600, "user")}])
+    made = trainer(tmp_path, rows, settings={"invalid_prompts": "drop", "max_steps": 1})
+    made.train()
+    counts = made.stage_counts["sft/train"]
+    assert counts["rows_in"] == 6 == counts["kept"] + sum(counts["dropped"].values())
+    assert counts["dropped"]["duplicate"] == 1 and counts["dropped"]["too_long_for_pair"] == 1
 
 
 def test_resume_without_a_checkpoint_is_a_fresh_start(tmp_path):
