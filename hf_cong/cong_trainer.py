@@ -73,8 +73,8 @@ class ConGTrainer(DPOTrainer):
     Decoding writes `chosen`; the strong model after SFT writes `rejected`, and is the reference of DPO. Every stage is
     kept below `output_dir/_cong/` under a name made of all it depends on, so the same command goes on where a killed
     run stopped; `resume_from_checkpoint=True` does so inside DPO. Runs that differ only in stage II can share the
-    expensive stages before it in one directory; a directory with `checkpoint-*` of another run is refused. The pair and
-    the strong model may differ in family, tokenizer and chat template: completions cross as text.
+    expensive stages before it in one directory; a directory with `checkpoint-*` of another run is refused. The pair
+    and the strong model may differ in family, tokenizer and chat template: completions cross as text.
 
     Overrides `train`, `evaluate`, `_save` and the two hooks that prepare data; never the loss.
 
