@@ -38,14 +38,15 @@ from .checkpoints import (
     settings_identity,
     tokenizer_identity,
 )
-from .compatibility import context_length
 from .cong_config import ConGConfig
 from .journal import check_identity, replacing
 from .lending import fine_tune
 from .preferences import build_preference_dataset, build_sft_dataset
-from .prompts import encode_prompt, read_prompts
+from .prompts import read_prompts
 from .stages import (
     check_dataset,
+    check_prompt_lengths,
+    check_strong_model,
     data_rows,
     decode,
     drop_long_rows,
@@ -237,33 +238,11 @@ class ConGTrainer(DPOTrainer):
                     args.max_length,
                 )
         if self._pairs_missing:
-            self._check_strong_model()
+            check_strong_model(self.model, self._tokenizer, self._splits, args)
         self._fine_tuning = False
         # Names that begin with an underscore are never uploaded by `push_to_hub`.
         self._stage_root = Path(self.args.output_dir) / "_cong"
         self.add_callback(SealCheckpoints())
-
-    def _check_strong_model(self):
-        """Refuses now what would fail after hours of decoding."""
-        conversational = any(not isinstance(data[0]["prompt"], str) for data in self._splits.values())
-        if conversational and self._tokenizer.chat_template is None:
-            raise ValueError(
-                "The prompts are chat messages and the tokenizer of `model` has no chat template. Set "
-                "`processing_class.chat_template`, or pass plain prompts."
-            )
-        limit = context_length(self.model)
-        if limit is not None and limit <= self.args.max_new_tokens:
-            raise ValueError(
-                f"`max_new_tokens` is {self.args.max_new_tokens} and the context of `model` {limit} tokens: no room "
-                "is left for a prompt. Lower `max_new_tokens`."
-            )
-        if is_peft_model(self.model):
-            adapter = self.model.peft_config.get("default")
-            if adapter is None or adapter.to_dict().get("bias", "none") != "none":
-                raise ValueError(
-                    "The adapter of `model` must be named 'default' and train no bias, because its copy is the "
-                    f"reference; got {list(self.model.peft_config)}. Use `bias='none'`."
-                )
 
     # What DPOTrainer does with data at construction, put off until there are pairs.
 
@@ -371,7 +350,8 @@ class ConGTrainer(DPOTrainer):
 
     def _run_stages(self):
         args = self.args
-        self._check_prompt_lengths()
+        if args.invalid_prompts == "raise":
+            check_prompt_lengths(self.model, self._tokenizer, self._splits, args.max_new_tokens)
         chosen = self._chosen()
         clear_device_cache(garbage_collection=True)  # the weak models are gone
         sft = {name: self._sft_rows(name, completions) for name, completions in chosen.items()}
@@ -393,22 +373,6 @@ class ConGTrainer(DPOTrainer):
             self.eval_dataset = {name.removeprefix("eval_"): dataset for name, dataset in pairs.items()}
         elif pairs:
             self.eval_dataset = pairs["eval"]
-
-    def _check_prompt_lengths(self):
-        """Refuses before decoding the prompts to which the strong model could not answer after it."""
-        limit = context_length(self.model)
-        if limit is None or self.args.invalid_prompts == "drop":
-            return
-        for name, dataset in self._splits.items():
-            for index, prompt in enumerate(dataset["prompt"]):
-                length = len(encode_prompt(self._tokenizer, prompt))
-                if length + self.args.max_new_tokens > limit:
-                    raise ValueError(
-                        f"Row {index} of {name} has a prompt of {length} tokens; with `max_new_tokens="
-                        f"{self.args.max_new_tokens}` the context of `model`, {limit}, leaves "
-                        f"{limit - self.args.max_new_tokens}. Shorten it, lower `max_new_tokens`, or drop and count "
-                        'such rows with `invalid_prompts="drop"`.'
-                    )
 
     def _chosen(self) -> dict[str, Dataset]:
         """Stage I, first half: the chosen completions, given or decoded by the weak pair."""

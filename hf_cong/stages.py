@@ -10,14 +10,17 @@ from pathlib import Path
 import pyarrow
 import torch
 from accelerate import PartialState
+from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset, load_from_disk
+from peft import PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import content_key, damage, seal, tokenizer_identity
-from .compatibility import check_same_vocabulary
+from .compatibility import check_same_vocabulary, context_length
 from .cong_config import ConGConfig
 from .generation import generate_completions
 from .pair import ContrastivePairForCausalLM
+from .prompts import encode_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,72 @@ def check_dataset(dataset: Dataset | None, argument: str) -> None:
             f"`{argument}` has the columns {unsupported}, which the writing of completions does not know: it is for "
             "text only. Remove them, or pass a dataset that has `chosen` and `rejected`."
         )
+
+
+def check_strong_model(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: dict[str, Dataset],
+    args: ConGConfig,
+) -> None:
+    """
+    Refuses a strong model that would fail only after hours of decoding.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): The strong model.
+        tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        splits (`dict[str, datasets.Dataset]`): Rows with `prompt`, by split.
+        args ([`ConGConfig`]): Settings of the run.
+
+    Raises:
+        ValueError: if chat messages meet no chat template, the context leaves no room for a prompt, or the adapter has
+            another name than "default" or trains biases.
+    """
+    conversational = any(not isinstance(dataset[0]["prompt"], str) for dataset in splits.values())
+    if conversational and tokenizer.chat_template is None:
+        raise ValueError(
+            "The prompts are chat messages and the tokenizer of `model` has no chat template. Set "
+            "`processing_class.chat_template`, or pass plain prompts."
+        )
+    limit = context_length(model)
+    if limit is not None and limit <= args.max_new_tokens:
+        raise ValueError(
+            f"`max_new_tokens` is {args.max_new_tokens} and the context of `model` {limit} tokens: no room is left "
+            "for a prompt. Lower `max_new_tokens`."
+        )
+    if is_peft_model(model):
+        adapter = model.peft_config.get("default")
+        if adapter is None or adapter.to_dict().get("bias", "none") != "none":
+            raise ValueError(
+                "The adapter of `model` must be named 'default' and train no bias, because its copy is the reference; "
+                f"got {list(model.peft_config)}. Use `bias='none'`."
+            )
+
+
+def check_prompt_lengths(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    splits: dict[str, Dataset],
+    max_new_tokens: int,
+) -> None:
+    """
+    Refuses, before decoding, prompts that leave the strong model no room to answer after it.
+
+    Raises:
+        ValueError: naming the row.
+    """
+    limit = context_length(model)
+    if limit is None:
+        return
+    for name, dataset in splits.items():
+        for index, prompt in enumerate(dataset["prompt"]):
+            length = len(encode_prompt(tokenizer, prompt))
+            if length + max_new_tokens > limit:
+                raise ValueError(
+                    f"Row {index} of {name} has a prompt of {length} tokens; with `max_new_tokens={max_new_tokens}` "
+                    f"the context of `model`, {limit}, leaves {limit - max_new_tokens}. Shorten it, lower "
+                    '`max_new_tokens`, or drop and count such rows with `invalid_prompts="drop"`.'
+                )
 
 
 def data_rows(dataset: Dataset) -> list[dict]:
