@@ -184,10 +184,11 @@ class ConGTrainer(DPOTrainer):
                 "`prompt`, `chosen` and `rejected`."
             )
         self.stage_counts, self._dropped = {}, {}
-        self._weak = (
+        weak = (
             args.weak_model_name_or_path if weak_model is None else weak_model,
             args.weak_reference_model_name_or_path if weak_reference_model is None else weak_reference_model,
         )
+        self._weak = tuple(os.fspath(model) if isinstance(model, os.PathLike) else model for model in weak)
         self._weak_tokenizer = weak_processing_class
         if any(not {"chosen", "completion"} & set(data.column_names) for data in self._splits.values()):
             if None in self._weak:

@@ -388,6 +388,16 @@ def test_a_resumed_run_loads_no_weak_model(tmp_path, monkeypatch):
         run(tmp_path / "elsewhere")
 
 
+def test_weak_models_may_be_given_as_paths(tmp_path):
+    for name, model in zip(("policy", "reference"), weak_pair(), strict=True):
+        model.save_pretrained(tmp_path / name)
+        tiny_tokenizer().save_pretrained(tmp_path / name)
+    weak = {"weak_model": tmp_path / "policy", "weak_reference_model": tmp_path / "reference"}
+    made = trainer(tmp_path / "out", prompts(4), weak=False, settings={"max_steps": 1}, **weak)
+    made.train()
+    assert made.stage_counts["sft/train"]["rows_in"] == 4
+
+
 def test_weak_models_with_different_tokenizers_are_refused_at_construction(tmp_path):
     for name, model, seed in zip(("post", "pre"), weak_pair(), (0, 1), strict=True):
         model.save_pretrained(tmp_path / name)
