@@ -86,9 +86,14 @@ def check_strong_model(
         args ([`ConGConfig`]): Settings of the run.
 
     Raises:
-        ValueError: if chat messages meet no chat template, the context leaves no room for a prompt, or the adapter has
-            another name than "default" or trains biases.
+        ValueError: if it is an encoder-decoder, chat messages meet no chat template, the context leaves no room for a
+            prompt, or the adapter has another name than "default" or trains biases.
     """
+    if model.config.is_encoder_decoder:
+        raise ValueError(
+            f"`model` is an encoder-decoder ({model.config.model_type!r}), which does not continue its prompt. Use a "
+            "decoder-only model, one that `AutoModelForCausalLM` loads."
+        )
     conversational = any(not isinstance(dataset[0]["prompt"], str) for dataset in splits.values())
     if conversational and tokenizer.chat_template is None:
         raise ValueError(

@@ -671,6 +671,10 @@ def test_what_would_fail_after_decoding_is_refused_before_it(tmp_path):
     tokenizer.chat_template = None
     with pytest.raises(ValueError, match="has no chat template"):
         trainer(tmp_path, prompts(4), processing_class=tokenizer)
+    small = {"vocab_size": 320, "d_model": 16, "d_kv": 8, "d_ff": 16, "num_layers": 1, "num_heads": 2}
+    encoder_decoder = transformers.T5ForConditionalGeneration(transformers.T5Config(**small))
+    with pytest.raises(ValueError, match=r"`model` is an encoder-decoder \('t5'\)"):
+        trainer(tmp_path, prompts(4), model=encoder_decoder)
     with pytest.raises(ValueError, match="no room is left for a prompt"):
         trainer(tmp_path, prompts(4), settings={"max_new_tokens": 600})
     rows = Dataset.from_list([*prompts(3).to_list(), {"prompt": message("cat " * 600, "user")}])
