@@ -49,9 +49,9 @@ def plausibility_mask(policy_logits: Tensor, plausibility_threshold: float = 0.1
     """
     check_alpha(1.0, plausibility_threshold)
     policy_logits = policy_logits.float()
-    offset = math.log(plausibility_threshold) if plausibility_threshold > 0 else -math.inf
-    floor = policy_logits.amax(-1, keepdim=True) + offset
-    return (policy_logits >= floor) & (policy_logits > -math.inf)
+    if plausibility_threshold == 0:
+        return policy_logits > -math.inf
+    return policy_logits >= policy_logits.amax(-1, keepdim=True) + math.log(plausibility_threshold)
 
 
 def contrastive_scores(
@@ -67,8 +67,8 @@ def contrastive_scores(
 
         F(v) = log π(v) − (1 − α) · log π_ref(v)   on the plausible set,      p_α = softmax(F)
 
-    With `mask=True` the implausible tokens keep the finite value `log π(v) − 1e4`: probability exactly 0 in float32,
-    but the order among them is the policy's.
+    With `mask=True` the implausible tokens keep the finite score `F(v) = log π(v) − 1e4`: probability exactly 0 in
+    float32, but the order among them is the policy's.
 
     Args:
         policy_logits (`torch.Tensor` of shape `(..., V)`):
@@ -76,8 +76,8 @@ def contrastive_scores(
             stays so.
         reference_logits (`torch.Tensor` of shape `(..., V_ref)`):
             The same of the reference, the model before alignment. Any dtype, on the same device. When one head is
-            padded to a larger width, both are cut to the smaller one. A token that only the reference forbids (`-inf`)
-            counts as having a reference log-probability of −1e4.
+            padded to a larger width, both are cut to the smaller one. No token counts as less likely than −1e4 nats:
+            so `-inf`, a token that only the reference forbids, is −1e4.
         alpha (`float`, *optional*, defaults to `0.4`):
             α in [0, 1], the weight kept on the policy. `1.0` is the policy on its plausible set, `0.0` maximises the
             implicit reward alone. α also acts as a temperature: F = α·[(1 + b)·log π − b·log π_ref], b = (1 − α)/α.
@@ -109,12 +109,11 @@ def contrastive_scores(
     """
     check_alpha(alpha, plausibility_threshold)
     policy_logps, reference_logps = _common_logps(policy_logits, reference_logits)
-    scores = policy_logps - (1 - alpha) * reference_logps
-    if not mask:
-        return scores.log_softmax(-1)
-    plausible = plausibility_mask(policy_logps, plausibility_threshold)
-    contrast = scores.masked_fill(~plausible, -math.inf).log_softmax(-1)
-    return torch.where(plausible, contrast, policy_logps - SOFT_FLOOR)
+    scores = torch.sub(policy_logps, reference_logps, alpha=1 - alpha)
+    if mask:
+        plausible = plausibility_mask(policy_logps, plausibility_threshold)
+        scores = torch.where(plausible, scores, policy_logps - SOFT_FLOOR)
+    return scores.log_softmax(-1)
 
 
 def official_scores(
@@ -154,24 +153,24 @@ def _common_logps(policy_logits: Tensor, reference_logits: Tensor) -> tuple[Tens
             f"{tuple(policy_logits.shape)} and {tuple(reference_logits.shape)}."
         )
     width = min(policy_logits.shape[-1], reference_logits.shape[-1])
-    return log_softmax(policy_logits[..., :width]), log_softmax(reference_logits[..., :width], forbidden=-SOFT_FLOOR)
+    reference_logps = log_softmax(reference_logits[..., :width])
+    return log_softmax(policy_logits[..., :width]), reference_logps.clamp(min=-SOFT_FLOOR)
 
 
-def log_softmax(logits: Tensor, *, forbidden: float = -math.inf) -> Tensor:
-    """Float32 log-softmax over the last dimension; `-inf` becomes `forbidden`, a row of nothing else is refused."""
-    logits = logits.float()
-    # A compiled graph cannot raise; eager decoding reads its tokens at every step anyway, so the check costs no extra
-    # sync.
-    if not torch.compiler.is_compiling():
-        finite = torch.isfinite(logits.amax(-1))
-        if not finite.all():
-            row = tuple(int(i) for i in (~finite).nonzero()[0])
+def log_softmax(logits: Tensor) -> Tensor:
+    """Float32 log-softmax over the last dimension; a row without a finite maximum is refused."""
+    logps = logits.log_softmax(-1, dtype=torch.float32)
+    # Nothing can be raised from a compiled or captured graph. Eager decoding reads its tokens at every step anyway, so
+    # this costs no extra sync; one column suffices, since such a row is NaN throughout.
+    if not (torch.compiler.is_compiling() or (logps.is_cuda and torch.cuda.is_current_stream_capturing())):
+        hopeless = logps[..., 0].isnan()
+        if hopeless.any():
+            row = tuple(int(i) for i in hopeless.nonzero()[0])
             raise ValueError(
                 f"Every token of row {row} is forbidden (-inf), or the row holds NaN or +inf: no next token can be "
                 "chosen. Loosen the constraints on that row, or load the model in bfloat16 or float32."
             )
-    logps = logits.log_softmax(-1)
-    return logps if forbidden == -math.inf else logps.masked_fill(logits == -math.inf, forbidden)
+    return logps
 
 
 def token_logps(logits: Tensor, ids: Tensor) -> Tensor:
