@@ -9,7 +9,12 @@ from importlib import import_module
 
 from .functional import contrastive_scores, implicit_reward, plausibility_mask, sequence_logps
 from .logits_process import ContrastiveLogitsProcessor, OfficialContrastiveLogitsProcessor
-from .pair import ContrastivePairConfig, ContrastivePairForCausalLM
+from .pair import (
+    ContrastiveLoraPairConfig,
+    ContrastiveLoraPairForCausalLM,
+    ContrastivePairConfig,
+    ContrastivePairForCausalLM,
+)
 
 __version__ = "0.1.0.dev0"
 
@@ -26,6 +31,8 @@ __all__ = [
     "ConGConfig",
     "ConGTrainer",
     "ContrastiveLogitsProcessor",
+    "ContrastiveLoraPairConfig",
+    "ContrastiveLoraPairForCausalLM",
     "ContrastivePairConfig",
     "ContrastivePairForCausalLM",
     "ImplicitReward",

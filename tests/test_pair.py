@@ -210,16 +210,14 @@ def test_architectures_are_refused_before_their_weights_are_read(tmp_path):
 
 
 def test_adapters_and_other_objects_are_refused(saved_members, tmp_path):
-    (policy_path, reference_path), policy, reference = saved_members
+    (policy_path, _), policy, reference = saved_members
     adapted = peft.get_peft_model(copy.deepcopy(policy), peft.LoraConfig(task_type="CAUSAL_LM"))
     with pytest.raises(TypeError, match=r"got PeftModelForCausalLM.*merge_and_unload"):
         ContrastivePairForCausalLM.from_pair(adapted, reference)
     adapted.save_pretrained(tmp_path / "adapter")
-    config = tmp_path / "adapter" / "adapter_config.json"
-    config.write_text(json.dumps({**json.loads(config.read_text()), "base_model_name_or_path": policy_path}))
-    with pytest.raises(ValueError, match="`policy` is an adapter"):
-        ContrastivePairForCausalLM.from_pair(str(tmp_path / "adapter"), reference)
-    with pytest.raises(TypeError, match="got NoneType"):
+    with pytest.raises(ValueError, match="`reference` is an adapter"):
+        ContrastivePairForCausalLM.from_pair(policy, str(tmp_path / "adapter"))
+    with pytest.raises(ValueError, match="no adapter and `reference` is missing"):
         ContrastivePairForCausalLM.from_pair(policy_path, None)
 
 

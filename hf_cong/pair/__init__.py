@@ -3,10 +3,21 @@
 
 from transformers import AutoConfig, AutoModelForCausalLM
 
+from .configuration_contrastive_lora_pair import ContrastiveLoraPairConfig
 from .configuration_contrastive_pair import ContrastivePairConfig
+from .modeling_contrastive_lora_pair import ContrastiveLoraPairForCausalLM
 from .modeling_contrastive_pair import ContrastivePairForCausalLM
 
-AutoConfig.register("contrastive_pair", ContrastivePairConfig, exist_ok=True)
-AutoModelForCausalLM.register(ContrastivePairConfig, ContrastivePairForCausalLM, exist_ok=True)
+for config, model in (
+    (ContrastivePairConfig, ContrastivePairForCausalLM),
+    (ContrastiveLoraPairConfig, ContrastiveLoraPairForCausalLM),
+):
+    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoModelForCausalLM.register(config, model, exist_ok=True)
 
-__all__ = ["ContrastivePairConfig", "ContrastivePairForCausalLM"]
+__all__ = [
+    "ContrastiveLoraPairConfig",
+    "ContrastiveLoraPairForCausalLM",
+    "ContrastivePairConfig",
+    "ContrastivePairForCausalLM",
+]

@@ -31,10 +31,6 @@ from .configuration_contrastive_pair import ContrastivePairConfig
 logger = logging.getLogger(__name__)
 
 _HEADS = ("hidden_size", "num_attention_heads", "num_key_value_heads", "head_dim")
-_AUTO_MAP = {
-    "AutoConfig": "configuration_contrastive_pair.ContrastivePairConfig",
-    "AutoModelForCausalLM": "modeling_contrastive_pair.ContrastivePairForCausalLM",
-}
 
 
 class _ReferenceCache(Cache):
@@ -98,43 +94,55 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # Modules of this directory that `save_pretrained` writes; the last two hold this class and its configuration.
+    _sources = ("configuration_contrastive_pair", "modeling_contrastive_pair")
 
     def __init__(self, config: ContrastivePairConfig):
         check_alpha(config.alpha, config.plausibility_threshold)
         super().__init__(config)
-        check_decoder_only(config.policy_config, "policy")
-        check_decoder_only(config.reference_config, "reference")
-        self.policy = AutoModelForCausalLM.from_config(config.policy_config)
-        self.reference = AutoModelForCausalLM.from_config(config.reference_config)
-        self._no_split_modules = self.policy._no_split_modules
+        self._build_members(config)
+        self._no_split_modules = self._front._no_split_modules
         self._tokenizer = None
         self._adopt_attention()
         self.post_init()
 
+    def _build_members(self, config):
+        check_decoder_only(config.policy_config, "policy")
+        check_decoder_only(config.reference_config, "reference")
+        self.policy = AutoModelForCausalLM.from_config(config.policy_config)
+        self.reference = AutoModelForCausalLM.from_config(config.reference_config)
+
+    @property
+    def _front(self) -> PreTrainedModel:
+        """The member that stands for the pair where only one can: embeddings, head, preparation of inputs."""
+        return self.policy
+
     def _adopt_attention(self):
         # Continuous batching reads the attention here, and only the members know what their family supports. The
         # internal name, because the public one would set it on the members.
-        self.config._attn_implementation_internal = self.policy.config._attn_implementation
+        self.config._attn_implementation_internal = self._front.config._attn_implementation
 
     @classmethod
     def from_pair(
         cls,
-        policy: str | os.PathLike | PreTrainedModel,
-        reference: str | os.PathLike | PreTrainedModel,
+        policy: str | os.PathLike | torch.nn.Module,
+        reference: str | os.PathLike | PreTrainedModel | None = None,
         *,
         alpha: float = 0.4,
         plausibility_threshold: float = 0.1,
         model_init_kwargs: dict | None = None,
     ) -> "ContrastivePairForCausalLM":
         """
-        Makes a pair of two models. Models given as objects are adopted, not copied.
+        Makes a pair of two models, or of a LoRA adapter and its base. Models given as objects are adopted, not copied.
 
         Args:
-            policy (`str` or `PreTrainedModel`):
-                The model after alignment: a model, a path or a Hub id.
-            reference (`str` or `PreTrainedModel`):
+            policy (`str`, `PreTrainedModel` or `peft.PeftModel`):
+                The model after alignment: a model, a path or a Hub id. A LoRA adapter, as a `PeftModel` or by name,
+                makes a [`ContrastiveLoraPairForCausalLM`], which reads the base's weights once.
+            reference (`str` or `PreTrainedModel`, *optional*):
                 The model before alignment: a model, a path or a Hub id. When both are given by name (or were loaded by
-                name and their tokenizers are at hand), their vocabularies are compared token by token.
+                name and their tokenizers are at hand), their vocabularies are compared token by token. Left out for an
+                adapter: its base is the reference.
             alpha (`float`, *optional*, defaults to `0.4`):
                 α in [0, 1], the weight kept on the policy: F = log π − (1 − α)·log π_ref.
             plausibility_threshold (`float`, *optional*, defaults to `0.1`):
@@ -147,11 +155,23 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
 
         Raises:
             ValueError: if the models cannot be contrasted token by token: another vocabulary, another model type, an
-                encoder-decoder, a recurrent state; or if α or τ is out of range.
+                encoder-decoder, a recurrent state; if an adapter is of a kind that one forward does not cover; or if α
+                or τ is out of range.
         """
         check_alpha(alpha, plausibility_threshold)
-        policy, policy_tokenizer = _load(policy, "policy", model_init_kwargs)
-        reference, reference_tokenizer = _load(reference, "reference", model_init_kwargs)
+        if reference is None or (isinstance(policy, str | os.PathLike) and _is_adapter(policy, model_init_kwargs)):
+            # Not `from .module`: transformers would want the file beside every two-stack pair that it loads.
+            from . import modeling_contrastive_lora_pair as lora
+
+            return lora.ContrastiveLoraPairForCausalLM.from_pair(
+                policy,
+                reference,
+                alpha=alpha,
+                plausibility_threshold=plausibility_threshold,
+                model_init_kwargs=model_init_kwargs,
+            )
+        policy, policy_tokenizer = load_member(policy, "policy", model_init_kwargs)
+        reference, reference_tokenizer = load_member(reference, "reference", model_init_kwargs)
         config = ContrastivePairConfig(
             policy.config, reference.config, alpha, plausibility_threshold, dtype=policy.dtype
         )
@@ -176,7 +196,7 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         return pair
 
     def get_input_embeddings(self):
-        return self.policy.get_input_embeddings()
+        return self._front.get_input_embeddings()
 
     def set_input_embeddings(self, value):
         raise ValueError("A pair has two embeddings: change those of its members, then call `from_pair` again.")
@@ -185,7 +205,7 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         raise ValueError("A pair has two embeddings: resize those of its members, then call `from_pair` again.")
 
     def get_output_embeddings(self):
-        return self.policy.get_output_embeddings()
+        return self._front.get_output_embeddings()
 
     @classmethod
     def _can_set_experts_implementation(cls) -> bool:
@@ -195,10 +215,15 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
     def prepare_inputs_for_generation(self, *args, **kwargs):
         # `generate` calls this before every forward and scoring never does: it is where writing and scoring part. The
         # policy prepares, because some families have a way of their own (Phi-3 at the end of its short context).
-        return {**self.policy.prepare_inputs_for_generation(*args, **kwargs), "plausible_only": True}
+        return {**self._front.prepare_inputs_for_generation(*args, **kwargs), "plausible_only": True}
 
     def init_continuous_batching(self, *args, **kwargs):
-        """Continuous batching, `generate_batch` included; its pages have one size, so both members' heads must."""
+        """Continuous batching, `generate_batch` included."""
+        self._check_pages()
+        return super().init_continuous_batching(*args, **kwargs)
+
+    def _check_pages(self):
+        # All pages have one size, so both members' heads must.
         policy, reference = (
             {name: config.get_text_config().to_dict().get(name) for name in _HEADS}
             for config in (self.config.policy_config, self.config.reference_config)
@@ -208,7 +233,6 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
                 f"Continuous batching needs members with equal attention heads, got {policy} and {reference}. Use "
                 "`generate`."
             )
-        return super().init_continuous_batching(*args, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -246,45 +270,47 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         paged_cache = kwargs.pop("cache", None)
         if use_cache is None:
             use_cache = paged_cache is None and not self.training
-        policy_layers = self.config.policy_config.get_text_config().num_hidden_layers
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        reference_past = None
-        if past_key_values is not None:
-            if not past_key_values.layers:  # a bare `DynamicCache()` grows by itself only from layer 0 upwards
-                past_key_values.layers.extend(DynamicLayer() for _ in range(self.config.num_hidden_layers))
-            reference_past = _ReferenceCache(past_key_values, policy_layers)
-        shared = {
-            "input_ids": input_ids,
-            "attention_mask": attention_mask,
-            "position_ids": position_ids,
-            "use_cache": use_cache,
-            "logits_to_keep": logits_to_keep,
+        policy_logits, reference_logits = self._member_logits(
+            past_key_values,
+            paged_cache,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            use_cache=use_cache,
+            logits_to_keep=logits_to_keep,
             **kwargs,
-        }
-        policy_paged, reference_paged = {}, {}
-        if paged_cache is not None:  # continuous batching: only ever generates
-            plausible_only = True
-            policy_paged = {"cache": paged_cache}
-            reference_paged = {"cache": _ReferencePagedCache(paged_cache, policy_layers)}
-
-        policy_logits = self.policy(past_key_values=past_key_values, **shared, **policy_paged).logits
-        reference_logits = self.reference(past_key_values=reference_past, **shared, **reference_paged).logits
+        )
         logits = contrastive_scores(
             policy_logits,
             reference_logits.to(policy_logits.device),
             alpha=self.config.alpha,
             plausibility_threshold=self.config.plausibility_threshold,
-            mask=plausible_only,
+            mask=plausible_only or paged_cache is not None,  # continuous batching only ever generates
         )
         loss = None
         if labels is not None:
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
+    def _member_logits(self, past_key_values, paged_cache, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits of the policy and of the reference, raw, for one input."""
+        policy_layers = self.config.policy_config.get_text_config().num_hidden_layers
+        policy_caches, reference_caches = {}, {}
+        if past_key_values is not None:
+            if not past_key_values.layers:  # a bare `DynamicCache()` grows by itself only from layer 0 upwards
+                past_key_values.layers.extend(DynamicLayer() for _ in range(self.config.num_hidden_layers))
+            policy_caches = {"past_key_values": past_key_values}
+            reference_caches = {"past_key_values": _ReferenceCache(past_key_values, policy_layers)}
+        if paged_cache is not None:
+            policy_caches["cache"] = paged_cache
+            reference_caches["cache"] = _ReferencePagedCache(paged_cache, policy_layers)
+        return self.policy(**inputs, **policy_caches).logits, self.reference(**inputs, **reference_caches).logits
+
     def save_pretrained(self, save_directory, **kwargs):
         """
-        Saves both members, the policy's tokenizer when it is known, and the code that loads the directory without
+        Saves the weights, the policy's tokenizer when it is known, and the code that loads the directory without
         hf_cong.
 
         The directory loads with `AutoModelForCausalLM.from_pretrained` after `import hf_cong`, or without hf_cong
@@ -294,25 +320,29 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
             save_directory (`str` or `os.PathLike`): Where to save.
             kwargs: Arguments of [`~transformers.PreTrainedModel.save_pretrained`].
         """
-        self.config.auto_map = _AUTO_MAP
+        configuration, modeling = self._sources[-2:]
+        self.config.auto_map = {
+            "AutoConfig": f"{configuration}.{self.config_class.__name__}",
+            "AutoModelForCausalLM": f"{modeling}.{type(self).__name__}",
+        }
         super().save_pretrained(save_directory, **kwargs)
-        tokenizer = self._tokenizer or _tokenizer(self.name_or_path)
+        tokenizer = self._tokenizer or load_tokenizer(self.name_or_path)
         if tokenizer is not None:
             tokenizer.save_pretrained(save_directory)
         here = Path(__file__).parent
         package = here.parent if (here.parent / "functional.py").exists() else here
-        sources = [here / f"{name.split('.')[0]}.py" for name in _AUTO_MAP.values()]
+        sources = [here / f"{name}.py" for name in self._sources]
         for source in (*sources, package / "functional.py", package / "compatibility.py"):
             code = source.read_text(encoding="utf-8").replace("from ..", "from .")
             (Path(save_directory) / source.name).write_text(code, encoding="utf-8")
 
 
-def _load(model: str | os.PathLike | PreTrainedModel, role: str, model_init_kwargs: dict | None):
+def load_member(model: str | os.PathLike | PreTrainedModel, role: str, model_init_kwargs: dict | None):
     """The model and, when it is known by name, its tokenizer."""
     if isinstance(model, str | os.PathLike):
         name, init = os.fspath(model), {"use_safetensors": True, **(model_init_kwargs or {})}
         where = {key: init[key] for key in ("revision", "trust_remote_code", "cache_dir") if key in init}
-        if find_adapter_config_file(name, revision=where.get("revision"), cache_dir=where.get("cache_dir")):
+        if _is_adapter(name, init):
             raise ValueError(f"`{role}` is an adapter, {name!r}. Merge it into its base model and save that first.")
         check_decoder_only(AutoConfig.from_pretrained(name, **where), role)  # before the weights are read
         model = AutoModelForCausalLM.from_pretrained(name, **init)
@@ -320,14 +350,24 @@ def _load(model: str | os.PathLike | PreTrainedModel, role: str, model_init_kwar
         name, where = model.name_or_path, {}
     else:
         raise TypeError(
-            f"`{role}` must be a transformers model, a path or a Hub id, got {type(model).__name__}. Merge an adapter "
+            f"`{role}` must be a transformers model, a path or a Hub id, got {type(model).__name__}. To contrast an "
+            "adapter with its own base, pass it alone: `from_pair(peft_model)`; with another reference, merge it "
             "first: `peft_model.merge_and_unload()`."
         )
     check_decoder_model(model, role)
-    return model, _tokenizer(name, **where)
+    return model, load_tokenizer(name, **where)
 
 
-def _tokenizer(name: str, **where) -> PreTrainedTokenizerBase | None:
+def lookup(model_init_kwargs: dict | None) -> dict:
+    """The arguments of `from_pretrained` that say where a name is looked up."""
+    return {key: value for key, value in (model_init_kwargs or {}).items() if key in ("revision", "cache_dir")}
+
+
+def _is_adapter(name: str | os.PathLike, model_init_kwargs: dict | None) -> bool:
+    return find_adapter_config_file(os.fspath(name), **lookup(model_init_kwargs)) is not None
+
+
+def load_tokenizer(name: str, **where) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model, `None` if the model has no name or was saved without one."""
     try:
         return AutoTokenizer.from_pretrained(name, **where) if name else None

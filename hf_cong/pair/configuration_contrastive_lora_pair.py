@@ -1,0 +1,96 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Configuration of a LoRA pair: the reference's configuration, the shape of the adapter, α and τ."""
+
+import copy
+from typing import ClassVar
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from ..functional import check_alpha
+from .configuration_contrastive_pair import _build
+
+TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class ContrastiveLoraPairConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`ContrastiveLoraPairForCausalLM`].
+
+    Args:
+        reference_config (`PreTrainedConfig` or `dict`, *optional*):
+            Configuration of the reference, the model before alignment and the base of the adapter.
+        lora_rank (`int`, *optional*, defaults to `8`):
+            The adapter's rank, the largest if layers differ: smaller ones are padded with zeros, which changes
+            nothing.
+        target_modules (`list[str]`, *optional*):
+            Projections that have an adapter in at least one layer: names among `q_proj`, `k_proj`, `v_proj`,
+            `o_proj`, `gate_proj`, `up_proj`, `down_proj`. Where a layer has none, its adapter is zeros.
+        alpha (`float`, *optional*, defaults to `0.4`):
+            α in [0, 1], the weight kept on the policy: F = log π − (1 − α)·log π_ref.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`):
+            τ in [0, 1): generation keeps the tokens with π ≥ τ·max π.
+        kwargs (*optional*):
+            Fields of [`~transformers.PreTrainedConfig`].
+
+    Raises:
+        ValueError: if α, τ, the rank or a target is out of range, or the reference is more than a text model.
+    """
+
+    model_type = "contrastive_lora_pair"
+    sub_configs: ClassVar = {"reference_config": AutoConfig}
+
+    def __init__(
+        self,
+        reference_config=None,
+        lora_rank: int = 8,
+        target_modules: list[str] | None = None,
+        alpha: float = 0.4,
+        plausibility_threshold: float = 0.1,
+        **kwargs,
+    ):
+        check_alpha(alpha, plausibility_threshold)
+        reference_config = _build(reference_config)
+        if reference_config.get_text_config() is not reference_config:
+            raise ValueError(
+                f"`reference_config` is of a {reference_config.model_type!r} model, which is more than a text model. "
+                "A LoRA pair needs a text-only causal language model; for this one merge the adapter and use "
+                "`ContrastivePairForCausalLM`."
+            )
+        target_modules = sorted(target_modules or (), key=str)
+        if unknown := [name for name in target_modules if name not in TARGETS]:
+            raise ValueError(f"`target_modules` must be names among {', '.join(TARGETS)}, got {unknown!r:.80}.")
+        if not isinstance(lora_rank, int) or lora_rank < 1:
+            raise ValueError(f"`lora_rank` must be a whole number of at least 1, got {lora_rank!r:.80}.")
+        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+            kwargs.setdefault(name, reference_config.to_dict().get(name))
+        kwargs.setdefault("tie_word_embeddings", False)  # the stack ties its own
+        # `super` hands these down to the sub-configuration, and without a value would reset its own.
+        for name in ("attn_implementation", "experts_implementation"):
+            own = getattr(reference_config, f"_{name}")
+            kwargs.setdefault(name, {"reference_config": own, "": own})
+        self.reference_config = reference_config
+        self.lora_rank, self.target_modules = lora_rank, target_modules
+        self.alpha, self.plausibility_threshold = alpha, plausibility_threshold
+        super().__init__(**kwargs)
+
+    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
+        """What caches, masks and continuous batching size themselves by: the two streams are twice the heads."""
+        reference = self.reference_config
+        both = copy.copy(reference)
+        heads = reference.num_attention_heads
+        kv_heads = getattr(reference, "num_key_value_heads", None) or heads
+        both.head_dim = getattr(reference, "head_dim", None) or reference.hidden_size // heads
+        both.num_attention_heads, both.num_key_value_heads = 2 * heads, 2 * kv_heads
+        return both
+
+    @property
+    def vocab_size(self) -> int:
+        return self.reference_config.vocab_size
+
+    @property
+    def hidden_size(self) -> int:
+        return self.reference_config.hidden_size
+
+    @property
+    def num_hidden_layers(self) -> int:
+        return self.reference_config.num_hidden_layers
