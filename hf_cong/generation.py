@@ -4,6 +4,9 @@
 A completion is a function of the engine, the prompt, the settings and the seed. In float32 it does not depend on the
 batch, so neither on the order of the prompts. In lower precision that holds up to rounding, which can tip a draw: so a
 run that was killed goes on with its own batches, on any number of processes, and ends with the same bytes.
+
+Prompts, ids, seeds, journal and columns are the same for every engine. Each samples in its own way, though: only the
+greedy completions of two engines agree.
 """
 
 import contextlib
@@ -21,13 +24,12 @@ import torch
 from accelerate import PartialState
 from peft import PeftModel
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from .compatibility import context_length, eos_token_ids
-from .engines import check_engine, check_vocabulary, describe_engine
+from .engines import Engine, Request, TransformersEngine, as_engine
 from .journal import Journal, check_identity, check_manifest, read_journal, read_manifest, replacing, write_manifest
 from .prompts import encode_prompt, read_prompts
-from .sampling import DrawToken, row_seed, warpers
+from .sampling import Decoding, row_seed
 
 logger = logging.getLogger(__name__)
 
@@ -36,7 +38,7 @@ _COMPLETIONS, _MANIFEST, _JOURNALS = "completions.parquet", "manifest.json", "jo
 
 def generate_completions(
     prompts: datasets.Dataset | list | str | Path,
-    engine: PreTrainedModel | PeftModel | Callable[[], PreTrainedModel | PeftModel],
+    engine: "PreTrainedModel | PeftModel | vllm.LLM | str | Engine | Callable",  # noqa: F821
     *,
     tokenizer: PreTrainedTokenizerBase,
     output_dir: str | Path,
@@ -48,7 +50,7 @@ def generate_completions(
     top_k: int = 0,
     do_sample: bool = True,
     repetition_penalty: float = 1.0,
-    batch_size: int = 8,
+    batch_size: int | None = None,
     chat_template_kwargs: dict | None = None,
     invalid_prompts: str = "raise",
 ) -> datasets.Dataset:
@@ -68,16 +70,18 @@ def generate_completions(
     Args:
         prompts (`datasets.Dataset`, `list`, `str` or `Path`):
             Plain strings or chat messages in the column `prompt`: see [`read_prompts`].
-        engine (`PreTrainedModel`, `PeftModel` or `Callable`):
-            A model, such as a [`ContrastivePairForCausalLM`], or a function without arguments that returns one. The
-            function is called only if work is left.
+        engine (`PreTrainedModel`, `PeftModel`, `vllm.LLM`, `str`, [`Engine`] or `Callable`):
+            A model, such as a [`ContrastivePairForCausalLM`]; a vLLM engine; the URL of an OpenAI-compatible server
+            such as `vllm serve` (`"http://localhost:8000/v1"`, see [`ServerEngine`]); or a function without arguments
+            that returns one of these. The function is called only if work is left.
         tokenizer (`PreTrainedTokenizerBase`):
             The tokenizer of the engine.
         output_dir (`str` or `Path`):
             Receives `journal-*.jsonl`, `completions.parquet` and, last, `manifest.json`.
         engine_id (`str` or `dict`, *optional*):
             Names everything in the engine that changes what it writes (JSON values). A model is known by a hash of its
-            weights (and α, τ) without it; a function must have one.
+            weights (and α, τ) without it, a vLLM engine by its checkpoint (and α, τ, dtype), a server by the names it
+            gives its model, which tell nothing of α; a function must have one.
         seed (`int`, *optional*, defaults to `0`):
             With the content of a prompt, it determines the random numbers of that prompt's completion.
         max_new_tokens (`int`, *optional*, defaults to `512`):
@@ -92,9 +96,10 @@ def generate_completions(
             `False` takes the most probable token at every step.
         repetition_penalty (`float`, *optional*, defaults to `1.0`):
             Penalty on tokens of the prompt and of the completion so far; `1.0` is off.
-        batch_size (`int`, *optional*, defaults to `8`):
-            Prompts per batch. A run that has written completions is resumed with the same; a finished run is returned
-            for any.
+        batch_size (`int`, *optional*):
+            Prompts per batch, 8 for a model or a function and 256 for a vLLM engine. A run that has written
+            completions is resumed with the same; a finished run is returned for any. For a server, how many prompts
+            are with it at a time: 64, or any other number, at every start.
         chat_template_kwargs (`dict`, *optional*):
             Variables for the chat template: see [`encode_prompt`].
         invalid_prompts (`str`, *optional*, defaults to `"raise"`):
@@ -106,42 +111,47 @@ def generate_completions(
         row), `alpha` and `plausibility_threshold` (`None` unless the engine is a pair) and `model`.
 
     Raises:
-        TypeError: if `engine` is neither a model nor a function, or a whole number is not an `int`.
+        TypeError: if `engine` is none of these, or a whole number is not an `int`.
         ValueError: if a prompt is invalid or too long for the engine, a setting is out of range, the engine is an
             encoder-decoder or has fewer embeddings than the tokenizer has tokens, or `output_dir` holds another run.
-        RuntimeError: if another process is writing to `output_dir`.
+        RuntimeError: if another process is writing to `output_dir`, or one prompt alone does not fit in memory.
+        ConnectionError: if a server is down, too slow, or answers with errors or nonsense. What it answered is kept.
 
     Source: the sampling steps of [ConG](https://huggingface.co/papers/2510.07884).
     """
+    loaded = None if callable(engine) and not isinstance(engine, torch.nn.Module) else as_engine(engine)
+    if batch_size is None:
+        batch_size = (loaded or TransformersEngine).batch_size
     integers = {"seed": seed, "max_new_tokens": max_new_tokens, "top_k": top_k, "batch_size": batch_size}
     for name, value in integers.items():
         if not isinstance(value, int):
             raise TypeError(f"`{name}` must be an int, got {repr(value)[:80]}.")
-    if isinstance(engine, torch.nn.Module) or not callable(engine):
-        check_engine(engine)
+    if batch_size < 1:
+        raise ValueError(f"`batch_size` must be at least 1, got {batch_size}.")
+    decoding = Decoding(
+        max_new_tokens=max_new_tokens,
+        do_sample=do_sample,
+        repetition_penalty=repetition_penalty,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+    )
     rows, dropped = read_prompts(prompts, invalid=invalid_prompts)
     rows_in = len(rows) + sum(dropped.values())
-    if batch_size < 1 or max_new_tokens < 1:
-        raise ValueError(
-            f"`batch_size` and `max_new_tokens` must be at least 1, got {batch_size} and {max_new_tokens}."
-        )
-    if repetition_penalty <= 0:
-        raise ValueError(f"`repetition_penalty` must be above 0, got {repetition_penalty}; 1.0 is off.")
-    chain = warpers(temperature, top_k, top_p) if do_sample else None
+    names = rows["prompt_id"][:]
     ids = [encode_prompt(tokenizer, prompt, chat_template_kwargs=chat_template_kwargs) for prompt in rows["prompt"]]
 
-    settings = {"max_new_tokens": max_new_tokens, "do_sample": do_sample, "repetition_penalty": repetition_penalty}
-    if do_sample:
-        settings |= {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    identity = {"prompts": _hash_prompts(rows["prompt_id"], ids), "seed": seed, **settings}
-    facts = describe_engine(engine) if isinstance(engine, torch.nn.Module) else None
-    if engine_id is None and facts is None:
+    if engine_id is None and loaded is None:
         raise ValueError(
             "`engine` is a function, so it takes `engine_id` to tell one run from another without calling it: name "
             "the weights, and everything else in the engine that changes what it writes."
         )
+    facts = loaded.describe() if engine_id is None else None
+    identity = {"prompts": _hash_prompts(names, ids), "seed": seed, **decoding.settings()}
     identity["engine"] = facts["identity"] if engine_id is None else engine_id
-    plan = {**identity, "batch_size": batch_size}  # below float32 another batch is another rounding
+    plan = identity
+    if loaded is None or not loaded.independent_rows:
+        plan = {**identity, "batch_size": batch_size}  # below float32 another batch is another rounding
 
     # Without an accelerator, only `cpu=True` makes accelerate see the other processes.
     state, output_dir = PartialState(cpu=not torch.accelerator.is_available()), Path(output_dir)
@@ -150,103 +160,56 @@ def generate_completions(
         return _read_finished(output_dir, identity)
     _, done = _read_journals(output_dir, plan)
 
-    if any(name not in done for name in rows["prompt_id"]):
-        if facts is None:
-            engine = engine()
-            check_engine(engine)
-            facts = describe_engine(engine)
-        check_vocabulary(engine, tokenizer, max(map(max, ids)))
+    if any(name not in done for name in names):
+        loaded = loaded or as_engine(engine())
+        facts = facts or loaded.describe()
+        special = loaded.prepare(tokenizer, ids, decoding)
         lengths = [len(row) for row in ids]
-        limit = (context_length(engine) or torch.inf) - max_new_tokens
+        limit = (loaded.context_length or torch.inf) - max_new_tokens
         fitting = _fitting(lengths, limit, max_new_tokens, invalid_prompts)
         if len(fitting) < len(rows):
             dropped["too_long"] = len(rows) - len(fitting)
-        config = _generation_config(engine, tokenizer, max_new_tokens, repetition_penalty)
-        special = {name: getattr(config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         columns = {name: facts[name] for name in ("alpha", "plausibility_threshold", "model")}
 
         batches = _batches(fitting, lengths, batch_size)[state.process_index :: state.num_processes]
+        total = sum(map(len, batches))
         journal = Journal(
             output_dir / f"journal-{state.process_index:05d}.jsonl",
             plan,
-            {"engine": facts, "generation": {**settings, **special}},
+            {"engine": facts, "generation": {**decoding.settings(), **special}},
         )
-        with journal, _decoding(engine, config), _progress(sum(map(len, batches)), state) as progress:
+        with journal:
             done |= {record["prompt_id"]: record for record in journal.records}
-            for batch in batches:
-                names = rows[batch]["prompt_id"]
-                if all(name in done for name in names):
-                    progress(len(batch), 0)
-                    continue
+            if loaded.independent_rows:
+                left = [index for batch in batches for index in batch if names[index] not in done]
+                batches = _batches(left, lengths, batch_size)
+            else:
                 # The whole batch, though a kill may have left part of it: the same batch gives the same bits.
-                seeds = [row_seed(seed, name) for name in names]
-                written = _complete(engine, tokenizer, [ids[index] for index in batch], seeds, config, chain)
-                records = [
-                    {"prompt_id": name, **completion, "seed": number, **columns}
-                    for name, completion, number in zip(names, written, seeds, strict=True)
-                ]
-                journal.append([record for record in records if record["prompt_id"] not in done])
-                progress(len(batch), sum(len(record["completion_ids"]) for record in records))
+                batches = [batch for batch in batches if any(names[index] not in done for index in batch)]
+            requests = [[Request(ids[index], row_seed(seed, names[index])) for index in batch] for batch in batches]
+            answers = contextlib.closing(loaded.complete(requests))
+            with answers as answers, _progress(total, total - sum(map(len, batches)), state) as progress:
+                for batch, asked, answered in zip(batches, requests, answers, strict=True):
+                    records = [
+                        {
+                            "prompt_id": names[index],
+                            "completion": _decode(tokenizer, request.prompt_ids, answer.completion_ids),
+                            "completion_ids": answer.completion_ids,
+                            "finish_reason": answer.finish_reason,
+                            "seed": request.seed,
+                            **columns,
+                        }
+                        for index, request, answer in zip(batch, asked, answered, strict=True)
+                        if answer is not None
+                    ]
+                    journal.append([record for record in records if record["prompt_id"] not in done])
+                    progress(len(records), sum(len(record["completion_ids"]) for record in records))
     state.wait_for_everyone()  # every journal is complete
 
     if state.is_main_process:
         _finish(output_dir, rows, rows_in, dropped, plan)
     state.wait_for_everyone()  # and so are the files
     return _read_finished(output_dir, identity)
-
-
-def _generation_config(engine, tokenizer, max_new_tokens: int, repetition_penalty: float) -> GenerationConfig:
-    """Everything `generate` is told. It is greedy: with `do_sample`, `DrawToken` is what it follows."""
-    eos = sorted({*eos_token_ids(engine), *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])})
-    pad = tokenizer.pad_token_id
-    return GenerationConfig(
-        do_sample=False,
-        max_new_tokens=max_new_tokens,
-        repetition_penalty=float(repetition_penalty),
-        bos_token_id=engine.generation_config.bos_token_id,
-        eos_token_id=eos,
-        pad_token_id=pad if pad is not None else (eos or [0])[0],
-    )
-
-
-@contextlib.contextmanager
-def _decoding(engine: PreTrainedModel | PeftModel, config: GenerationConfig) -> Iterator[None]:
-    """Eval mode, and `config` in the place of the model's own, from which `generate` would fill in what is unset."""
-    model = engine.get_base_model() if isinstance(engine, PeftModel) else engine
-    own, training = model.generation_config, engine.training
-    model.generation_config = config
-    engine.eval()
-    try:
-        yield
-    finally:
-        model.generation_config = own
-        engine.train(training)
-
-
-def _complete(engine, tokenizer, prompt_ids, seeds, config, chain) -> list[dict]:
-    """One batch: text, ids and finish reason of each row, with nothing after an end-of-sequence token."""
-    length = max(map(len, prompt_ids))
-    padding = [length - len(row) for row in prompt_ids]
-    input_ids = [[config.pad_token_id] * n + row for n, row in zip(padding, prompt_ids, strict=True)]
-    mask = [[0] * n + [1] * (length - n) for n in padding]
-    processors = []
-    if chain is not None:
-        processors = [*chain, DrawToken(seeds, length, config.max_new_tokens)]
-    output = engine.generate(
-        input_ids=torch.tensor(input_ids, device=engine.device),
-        attention_mask=torch.tensor(mask, device=engine.device),
-        generation_config=config,
-        logits_processor=LogitsProcessorList(processors),
-    )
-    completions = []
-    for prompt, ids in zip(prompt_ids, output[:, length:].tolist(), strict=True):
-        stop = next((position for position, token in enumerate(ids) if token in config.eos_token_id), None)
-        ids = ids[:stop]
-        reason = "length" if stop is None else "stop"
-        completions.append(
-            {"completion": _decode(tokenizer, prompt, ids), "completion_ids": ids, "finish_reason": reason}
-        )
-    return completions
 
 
 def _decode(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completion_ids: list[int]) -> str:
@@ -284,10 +247,11 @@ def _batches(indices: list[int], lengths: list[int], batch_size: int) -> list[li
 
 
 @contextlib.contextmanager
-def _progress(total: int, state: PartialState) -> Iterator[Callable[[int, int], None]]:
+def _progress(total: int, done: int, state: PartialState) -> Iterator[Callable[[int, int], None]]:
     """A bar of this process's prompts with tokens/s; yields `advance(prompts, tokens)`."""
     start, written = time.perf_counter(), 0
-    with tqdm(total=total, desc="Writing completions", unit="prompt", disable=not state.is_main_process) as bar:
+    options = {"desc": "Writing completions", "unit": "prompt", "disable": not state.is_main_process}
+    with tqdm(total=total, initial=done, **options) as bar:
 
         def advance(prompts: int, tokens: int) -> None:
             nonlocal written

@@ -2,6 +2,7 @@
 """Sampling in which each row has its own random numbers, so that its draws do not depend on its neighbours."""
 
 import hashlib
+from dataclasses import asdict, dataclass
 
 import torch
 from transformers import LogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
@@ -33,6 +34,57 @@ def warpers(temperature: float, top_k: int, top_p: float) -> list[LogitsProcesso
     if top_p != 1.0:
         chain.append(TopPLogitsWarper(top_p))
     return chain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decoding:
+    """
+    How the tokens of a completion are chosen, in the words of `generate` and the same for every engine.
+
+    Args:
+        max_new_tokens (`int`):
+            Most tokens of a completion.
+        do_sample (`bool`):
+            `False` takes the most probable token at every step.
+        repetition_penalty (`float`):
+            Penalty on tokens of the prompt and of the completion so far; `1.0` is off.
+        temperature (`float`):
+            Divides the scores; `1.0` is off.
+        top_k (`int`):
+            Keeps this many most probable tokens; `0` is off.
+        top_p (`float`):
+            Keeps the smallest set of tokens with this much probability; `1.0` is off.
+
+    Raises:
+        ValueError: if a value is out of its range.
+    """
+
+    max_new_tokens: int
+    do_sample: bool
+    repetition_penalty: float
+    temperature: float
+    top_k: int
+    top_p: float
+
+    def __post_init__(self):
+        if self.max_new_tokens < 1:
+            raise ValueError(f"`max_new_tokens` must be at least 1, got {self.max_new_tokens}.")
+        if self.repetition_penalty <= 0:
+            raise ValueError(f"`repetition_penalty` must be above 0, got {self.repetition_penalty}; 1.0 is off.")
+        if self.do_sample:
+            self.warpers()
+
+    def settings(self) -> dict:
+        """What of it has an effect, by name."""
+        settings = asdict(self)
+        if not self.do_sample:
+            for name in ("temperature", "top_k", "top_p"):
+                del settings[name]
+        return settings
+
+    def warpers(self) -> list[LogitsProcessor]:
+        """The stock warpers in the order of `generate`; each refuses a value out of its range."""
+        return warpers(self.temperature, self.top_k, self.top_p)
 
 
 class DrawToken(LogitsProcessor):

@@ -1,0 +1,169 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""A transformers model or pair: `generate` on left-padded batches, in which every row draws its own numbers.
+
+`generate_batch`, the continuous batching of transformers, is not used. It has one random stream for all rows, drops
+the repetition penalty, and what it batches together hangs on the timing of a thread, so that below float32 a run that
+was killed would not end with the bytes of one that was not. Continuous batching is what a vLLM engine is for.
+"""
+
+import contextlib
+import hashlib
+import logging
+from collections.abc import Iterator
+
+import torch
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from peft import PeftModel
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+
+from ..compatibility import context_length, eos_token_ids
+from ..pair import ContrastivePairForCausalLM
+from ..sampling import Decoding, DrawToken
+from .base import Answer, Engine, Request
+
+logger = logging.getLogger(__name__)
+
+
+class TransformersEngine(Engine):
+    """
+    A model in this process.
+
+    A batch that does not fit in memory is written in halves, and so are the batches after it. In float32 that changes
+    no completion.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`): The model. While it writes, it is in eval mode.
+
+    Raises:
+        ValueError: if it is an encoder-decoder.
+    """
+
+    batch_size = 8
+
+    def __init__(self, model: PreTrainedModel | PeftModel):
+        if model.config.is_encoder_decoder:
+            raise ValueError(
+                f"`engine` is an encoder-decoder ({model.config.model_type!r}), which does not continue its prompt. "
+                "Use a decoder-only model, one that `AutoModelForCausalLM` loads."
+            )
+        self.model = model
+
+    def describe(self) -> dict:
+        pair = isinstance(self.model, ContrastivePairForCausalLM)
+        weights = {role: _hash_weights(model) for role, model in self._members().items()}
+        names = {role: model.name_or_path or f"weights {weights[role]}" for role, model in self._members().items()}
+        names_and_weights = {role: {"model": names[role], "weights": weights[role]} for role in names}
+        contrast = {
+            "alpha": self.model.config.alpha if pair else None,
+            "plausibility_threshold": self.model.config.plausibility_threshold if pair else None,
+        }
+        return {
+            "model": self.model.name_or_path or " vs ".join(names.values()),
+            **contrast,
+            **(names_and_weights if pair else {"weights": weights["model"]}),
+            "identity": {**weights, **(contrast if pair else {}), "eos_token_ids": eos_token_ids(self.model)},
+        }
+
+    def prepare(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: list[list[int]], decoding: Decoding) -> dict:
+        rows = min(model.get_input_embeddings().weight.shape[0] for model in self._members().values())
+        needed = max(len(tokenizer), max(map(max, prompt_ids)) + 1)
+        if needed > rows:
+            raise ValueError(
+                f"`tokenizer` has {needed} tokens, and the embedding of `engine` has {rows} rows. Pass the engine's "
+                "own tokenizer."
+            )
+        eos = {*eos_token_ids(self.model), *([] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id])}
+        special = {
+            "bos_token_id": self.model.generation_config.bos_token_id,
+            "eos_token_id": sorted(eos),
+            "pad_token_id": tokenizer.pad_token_id if tokenizer.pad_token_id is not None else min(eos, default=0),
+        }
+        # Everything `generate` is told. It is greedy: with `do_sample`, `DrawToken` is what it follows.
+        self._config = GenerationConfig(
+            do_sample=False,
+            max_new_tokens=decoding.max_new_tokens,
+            repetition_penalty=float(decoding.repetition_penalty),
+            **special,
+        )
+        self._warpers = decoding.warpers() if decoding.do_sample else None
+        return special
+
+    @property
+    def context_length(self) -> int | None:
+        return context_length(self.model)
+
+    def complete(self, batches: list[list[Request]]) -> Iterator[list[Answer]]:
+        most_rows = max(map(len, batches), default=1)
+        with self._decoding():
+            for batch in batches:
+                answers = []
+                while len(answers) < len(batch):
+                    part = batch[len(answers) : len(answers) + most_rows]
+                    written = self._generate(part)
+                    if written is None:
+                        clear_device_cache(garbage_collection=True)
+                        most_rows = len(part) // 2
+                        logger.warning("%d rows do not fit in memory; going on with %d.", len(part), most_rows)
+                    else:
+                        answers += written
+                yield answers
+
+    @contextlib.contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Eval mode, and our settings in the place of the model's own, which `generate` falls back on."""
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        own, training = model.generation_config, self.model.training
+        model.generation_config = self._config
+        self.model.eval()
+        try:
+            yield
+        finally:
+            model.generation_config = own
+            self.model.train(training)
+
+    def _generate(self, batch: list[Request]) -> list[Answer] | None:
+        """One call of `generate`; `None` if several rows were too many for the memory."""
+        length = max(len(request.prompt_ids) for request in batch)
+        padding = [length - len(request.prompt_ids) for request in batch]
+        pads = [[self._config.pad_token_id] * n for n in padding]
+        input_ids = [pad + request.prompt_ids for pad, request in zip(pads, batch, strict=True)]
+        mask = [[0] * n + [1] * (length - n) for n in padding]
+        processors = []
+        if self._warpers is not None:
+            seeds = [request.seed for request in batch]
+            processors = [*self._warpers, DrawToken(seeds, length, self._config.max_new_tokens)]
+        try:
+            output = self.model.generate(
+                input_ids=torch.tensor(input_ids, device=self.model.device),
+                attention_mask=torch.tensor(mask, device=self.model.device),
+                generation_config=self._config,
+                logits_processor=LogitsProcessorList(processors),
+            )
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+                raise
+            if len(batch) == 1:
+                raise RuntimeError(
+                    f"One prompt of {length} tokens with `max_new_tokens={self._config.max_new_tokens}` does not fit "
+                    "in memory. What was written is kept; lower `max_new_tokens`, shorten the prompts, or load the "
+                    "engine in a smaller dtype or on a larger device."
+                ) from error
+            return None  # out of the handler, so that nothing holds on to the frames and their tensors
+        return [self._cut(ids) for ids in output[:, length:].tolist()]
+
+    def _cut(self, ids: list[int]) -> Answer:
+        stop = next((position for position, token in enumerate(ids) if token in self._config.eos_token_id), None)
+        return Answer(ids[:stop], "length" if stop is None else "stop")
+
+    def _members(self) -> dict[str, PreTrainedModel | PeftModel]:
+        if isinstance(self.model, ContrastivePairForCausalLM):
+            return {"policy": self.model.policy, "reference": self.model.reference}
+        return {"model": self.model}
+
+
+def _hash_weights(model: torch.nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy())
+    return digest.hexdigest()[:16]
