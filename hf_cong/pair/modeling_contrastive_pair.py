@@ -320,12 +320,19 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
             save_directory (`str` or `os.PathLike`): Where to save.
             kwargs: Arguments of [`~transformers.PreTrainedModel.save_pretrained`].
         """
+        self.save_description(save_directory)
+        super().save_pretrained(save_directory, **kwargs)
+
+    def save_description(self, save_directory: str | os.PathLike) -> None:
+        """Saves all but the weights: configurations, tokenizer, code."""
         configuration, modeling = self._sources[-2:]
         self.config.auto_map = {
             "AutoConfig": f"{configuration}.{self.config_class.__name__}",
             "AutoModelForCausalLM": f"{modeling}.{type(self).__name__}",
         }
-        super().save_pretrained(save_directory, **kwargs)
+        self.config.architectures = [type(self).__name__]
+        self.config.save_pretrained(save_directory)
+        self.generation_config.save_pretrained(save_directory)
         tokenizer = self._tokenizer or load_tokenizer(self.name_or_path)
         if tokenizer is not None:
             tokenizer.save_pretrained(save_directory)
