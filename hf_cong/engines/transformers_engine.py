@@ -50,8 +50,9 @@ class TransformersEngine(Engine):
 
     def describe(self) -> dict:
         pair = isinstance(self.model, ContrastivePairForCausalLM)
-        weights = {role: _hash_weights(model) for role, model in self._members().items()}
-        names = {role: model.name_or_path or f"weights {weights[role]}" for role, model in self._members().items()}
+        members = self._members()
+        weights = {role: _hash_weights(model) for role, model in members.items()}
+        names = {role: model.name_or_path or f"weights {weights[role]}" for role, model in members.items()}
         names_and_weights = {role: {"model": names[role], "weights": weights[role]} for role in names}
         contrast = {
             "alpha": self.model.config.alpha if pair else None,
