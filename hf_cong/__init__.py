@@ -21,6 +21,7 @@ __version__ = "0.1.0.dev0"
 _LAZY = {
     "ImplicitReward": "rewards",
     "generate_completions": "generation",
+    "compress_pair": "compress",
     "build_sft_dataset": "preferences",
     "build_preference_dataset": "preferences",
     "ConGConfig": "cong_config",
@@ -39,6 +40,7 @@ __all__ = [
     "OfficialContrastiveLogitsProcessor",
     "build_preference_dataset",
     "build_sft_dataset",
+    "compress_pair",
     "contrastive_scores",
     "generate_completions",
     "implicit_reward",

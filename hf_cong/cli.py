@@ -10,6 +10,8 @@ _COMMANDS = {
     "train": "ConG on your models and prompts: `--config recipe.yaml`",
     "generate": "prompts to completions, by a pair or one model",
     "build": "completions to an SFT or a preference dataset",
+    "compress": "two full checkpoints to one LoRA pair, and what that loses",
+    "bench": "how fast contrastive decoding is here, every way side by side",
 }
 # A local file is one split, read by this builder of `datasets`.
 _FILE_BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
@@ -129,6 +131,28 @@ def build(argv: list[str]):
     print(f"{_count_line(counts)}. The dataset is in {args.output_dir}.")
 
 
+def compress(argv: list[str]):
+    from .compress import compress_pair, report_table
+    from .recipes import CompressArguments, parse
+
+    (args,) = parse((CompressArguments,), argv, prog="hf-cong compress")
+    report = compress_pair(**vars(args))
+    print(report_table(report))
+    kinds = ", ".join(f"{kind} {share:.1%}" for kind, share in report["left_out"]["shares"].items() if share)
+    print(f"Left out of every rank, as shares of the whole squared difference: {kinds or 'nothing'}.")
+    print(f"The pair of rank {args.rank} is in {args.output_dir}.")
+
+
+def bench(argv: list[str]):
+    from .bench import run_bench
+    from .recipes import BenchArguments, parse
+
+    (args,) = parse((BenchArguments,), argv, prog="hf-cong bench")
+    run_bench(**vars(args))
+    print((Path(args.output_dir) / "bench.md").read_text(encoding="utf-8"))
+    print(f"Samples and pictures are in {args.output_dir}.")
+
+
 def _load_split(script, split: str):
     """The split of a Hub dataset, or a local `.jsonl` or `.parquet` file (which is one split)."""
     import datasets
@@ -164,7 +188,14 @@ def main(argv: list[str] | None = None) -> int:
         print("usage: hf-cong COMMAND [--config recipe.yaml] [--key value ...] [--debug]\n")
         print("\n".join(f"  {name:10} {text}" for name, text in _COMMANDS.items()))
         return 0 if argv else 2
-    command = {"demo": demo, "train": train, "generate": generate, "build": build}.get(argv[0])
+    command = {
+        "demo": demo,
+        "train": train,
+        "generate": generate,
+        "build": build,
+        "compress": compress,
+        "bench": bench,
+    }.get(argv[0])
     if command is None:
         print(f"hf-cong: there is no command {argv[0]!r}. Commands: {', '.join(_COMMANDS)}.", file=sys.stderr)
         return 2

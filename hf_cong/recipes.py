@@ -93,6 +93,90 @@ class BuildArguments:
     drop_truncated: bool = field(default=True, metadata={"help": "Drop completions that the length limit cut."})
 
 
+@dataclass
+class CompressArguments:
+    """
+    Arguments of `hf-cong compress`: two full checkpoints to one LoRA pair.
+
+    Args:
+        policy (`str`): The model after alignment: path or Hub id.
+        reference (`str`): The model before alignment: path or Hub id.
+        output_dir (`str`): Where the pair and the report go. The same command resumes there.
+        rank (`int`, *optional*, defaults to `16`): Rank of the adapter that is written.
+        ranks (`list[int]`, *optional*): Ranks to measure; 4, 8, 16, 32, 64 by default.
+        prompts (`str`, *optional*): A `.jsonl` or `.parquet` file, or the id of a dataset on the Hub, with a column
+            `prompt`. Without it only weights are measured, and neither model is loaded.
+        alpha (`float`, *optional*, defaults to `0.4`): Weight kept on the policy.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`): τ of the plausible set.
+        max_new_tokens (`int`, *optional*, defaults to `128`): Longest completion to measure on, in tokens.
+        seed (`int`, *optional*, defaults to `0`): Seed of the completions.
+        batch_size (`int`, *optional*, defaults to `8`): Prompts per batch.
+        full_svd_limit (`int`, *optional*, defaults to `4096`): Smaller side up to which a matrix gets a full SVD.
+        device (`str`, *optional*, defaults to `"cpu"`): Where matrices are factored and models run.
+    """
+
+    policy: str = field(metadata={"help": "Model after alignment: path or Hub id."})
+    reference: str = field(metadata={"help": "Model before alignment: path or Hub id."})
+    output_dir: str = field(metadata={"help": "Directory of the pair and the report."})
+    rank: int = field(default=16, metadata={"help": "Rank of the adapter that is written."})
+    ranks: list[int] | None = field(default=None, metadata={"help": "Ranks to measure."})
+    prompts: str | None = field(default=None, metadata={"help": "Prompts to measure the approximation on."})
+    alpha: float = field(default=0.4, metadata={"help": "Weight in [0, 1] kept on the policy."})
+    plausibility_threshold: float = field(default=0.1, metadata={"help": "Plausible: p >= threshold * max p."})
+    max_new_tokens: int = field(default=128, metadata={"help": "Longest completion to measure on, in tokens."})
+    seed: int = field(default=0, metadata={"help": "Seed of the completions."})
+    batch_size: int = field(default=8, metadata={"help": "Prompts per batch."})
+    full_svd_limit: int = field(default=4096, metadata={"help": "Larger matrices get a randomised SVD."})
+    device: str = field(default="cpu", metadata={"help": "Where it runs: cpu, cuda, ..."})
+
+
+@dataclass
+class BenchArguments:
+    """
+    Arguments of `hf-cong bench`: how fast contrastive decoding is here.
+
+    Args:
+        output_dir (`str`, *optional*, defaults to `"runs/bench"`): Where table, picture and samples go. The same
+            command resumes there.
+        shape (`str`, *optional*, defaults to `"qwen2-110m"`): Random weights of this configuration: `"qwen2-110m"`,
+            `"qwen2.5-0.5b"`, `"qwen2.5-1.5b"` or `"qwen2.5-3b"`.
+        policy (`str`, *optional*): A model after alignment to run instead of random weights: path or Hub id.
+        reference (`str`, *optional*): The model before alignment.
+        batch_sizes (`list[int]`, *optional*, defaults to `[1, 8, 32]`): Rows decoded together.
+        prompt_length (`int`, *optional*, defaults to `64`): Tokens of a prompt.
+        new_tokens (`int`, *optional*, defaults to `48`): Tokens written after it.
+        rounds (`int`, *optional*, defaults to `5`): Measurements of each contestant at each batch size.
+        device (`str`, *optional*, defaults to `"cpu"`): `"cpu"` or `"cuda"`.
+        dtype (`str`, *optional*, defaults to `"float32"`): Dtype of the weights: `"float32"`, `"bfloat16"` or
+            `"float16"`.
+        compile (`bool`, *optional*, defaults to `False`): Whether to add the compiled forms, with a static cache; CUDA
+            graphs on a GPU.
+        continuous_batching (`bool`, *optional*, defaults to `False`): Whether to add `generate_batch`.
+        alpha (`float`, *optional*, defaults to `0.4`): Weight kept on the policy.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`): τ of the plausible set.
+        seed (`int`, *optional*, defaults to `0`): Seed of weights and prompts.
+    """
+
+    output_dir: str = field(default="runs/bench", metadata={"help": "Directory of table, picture and samples."})
+    shape: str = field(default="qwen2-110m", metadata={"help": "qwen2-110m, qwen2.5-0.5b, qwen2.5-1.5b, qwen2.5-3b."})
+    policy: str | None = field(default=None, metadata={"help": "Model after alignment, instead of random weights."})
+    reference: str | None = field(default=None, metadata={"help": "Model before alignment: path or Hub id."})
+    batch_sizes: list[int] = field(default_factory=lambda: [1, 8, 32], metadata={"help": "Rows decoded together."})
+    prompt_length: int = field(default=64, metadata={"help": "Tokens of a prompt."})
+    new_tokens: int = field(default=48, metadata={"help": "Tokens written after it."})
+    rounds: int = field(default=5, metadata={"help": "Measurements of each contestant at each batch size."})
+    device: str = field(default="cpu", metadata={"help": "Where it runs.", "choices": ["cpu", "cuda"]})
+    dtype: str = field(
+        default="float32",
+        metadata={"help": "Dtype of the weights.", "choices": ["float32", "bfloat16", "float16"]},
+    )
+    compile: bool = field(default=False, metadata={"help": "Add the compiled forms, with a static cache."})
+    continuous_batching: bool = field(default=False, metadata={"help": "Add `generate_batch`."})
+    alpha: float = field(default=0.4, metadata={"help": "Weight in [0, 1] kept on the policy."})
+    plausibility_threshold: float = field(default=0.1, metadata={"help": "Plausible: p >= threshold * max p."})
+    seed: int = field(default=0, metadata={"help": "Seed of weights and prompts."})
+
+
 def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
     """
     Reads one recipe.

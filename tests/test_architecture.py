@@ -15,15 +15,15 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_cong"
 FLOORS = [
     {"functional", "journal"},
-    {"prompts", "compatibility"},
+    {"prompts", "compatibility", "checkpoints"},
     {"pair", "logits_process", "rewards", "sampling"},
     {"engines"},
-    {"generation", "preferences", "cong_config", "checkpoints", "lending", "stages", "cong_trainer", "evaluation"},
-    {"sandbox"},
+    {"generation", "preferences", "cong_config", "lending", "stages", "cong_trainer", "evaluation"},
+    {"sandbox", "bench", "compress"},
     {"recipes", "cli"},
 ]
 # Within their floor, in this order: a later one may use an earlier one.
-TRAINER_FLOOR = ["generation", "preferences", "cong_config", "checkpoints", "lending", "stages", "cong_trainer"]
+TRAINER_FLOOR = ["generation", "preferences", "cong_config", "lending", "stages", "cong_trainer"]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 
 

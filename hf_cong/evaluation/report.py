@@ -285,6 +285,107 @@ def plot_front(
     _save(figure, path)
 
 
+def plot_curves(
+    path: str | Path,
+    panels: Mapping[str, Mapping[str, Mapping[float, tuple[float, float, float]]]],
+    *,
+    title: str,
+    xlabel: str,
+) -> None:
+    """Panels side by side, in each a curve for every label over the same setting, both axes logarithmic.
+
+    Args:
+        path (`str` or `Path`):
+            PNG file to write.
+        panels (`Mapping[str, Mapping[str, Mapping[float, tuple]]]`):
+            For every quantity (with its unit) and label, the values of the setting with a middle and the ends of a
+            range. All are positive; a label has one colour in all panels.
+        title (`str`):
+            What is shown.
+        xlabel (`str`):
+            The setting.
+    """
+    labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
+    settings = sorted({x for curves in panels.values() for points in curves.values() for x in points})
+    figure = Figure(figsize=(_WIDTH, 3.6 + 0.25 * len(labels)), dpi=150, layout="constrained")
+    for axes, (ylabel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
+        _style(axes, "", xlabel, ylabel, fontsize=11)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log", base=2)
+        for label, points in curves.items():
+            number = labels.index(label)
+            middles, lows, highs = (np.array(values) for values in zip(*points.values(), strict=True))
+            axes.errorbar(
+                list(points),
+                middles,
+                yerr=[middles - lows, highs - middles],
+                marker=MARKERS[(number + number // 8) % 8],
+                color=COLOURS[number % 8],
+                linestyle="-" if number < 8 else "--",
+                markersize=6,
+                capsize=3,
+                label=label,
+            )
+        axes.set_xticks(settings, [f"{x:g}" for x in settings])
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.minorticks_off()
+    figure.suptitle(_wrap(title, 76), fontsize=12)
+    _legend_below(figure, axes)
+    _save(figure, path)
+
+
+def plot_ranks(
+    path: str | Path,
+    curves: Mapping[str, Sequence[float]],
+    points: Sequence[Mapping[str, object]],
+    *,
+    title: str,
+) -> None:
+    """What an adapter of each rank captures, and, where it was measured, how far its pair is from the exact one.
+
+    Args:
+        path (`str` or `Path`):
+            PNG file to write.
+        curves (`Mapping[str, Sequence[float]]`):
+            Share of the energy that ranks 1, 2, 3, ... capture, by label; the first label is drawn thick.
+        points (`Sequence[Mapping[str, object]]`):
+            A row per rank: `rank`, a number, or `"full"`; and `kl`, with `mean`, `median` and `p95`, in all or none.
+            Rank 0 and `"full"` are drawn as level lines.
+        title (`str`):
+            What is shown.
+    """
+    measured = "kl" in points[0]
+    figure = Figure(figsize=(_WIDTH, 4.8), dpi=150, layout="constrained")
+    panels = figure.subplots(1, 1 + measured, squeeze=False)[0]
+    _style(panels[0], "Weights", "rank", "share of the squared weight difference", fontsize=11)
+    for number, (label, shares) in enumerate(curves.items()):
+        colour, style = (COLOURS[6], 2.8) if number == 0 else (COLOURS[(0, 1, 2, 3, 4, 5, 7)[(number - 1) % 7]], 1.4)
+        panels[0].plot(range(1, len(shares) + 1), shares, color=colour, linewidth=style, label=label)
+    panels[0].set_ylim(0, 1.03)
+    if measured:
+        _style(panels[1], "Text", "rank", "KL(exact ‖ approximate), nats per token", fontsize=11)
+        ranks = [row for row in points if row["rank"] not in (0, "full")]
+        places = [row["rank"] for row in ranks]
+        for number, name in enumerate(("p95", "mean", "median")):
+            values, label = [row["kl"][name] for row in ranks], f"KL, {name}"
+            panels[1].plot(places, values, f"{MARKERS[number]}-", color=COLOURS[number], label=label)
+        levels = {0: ("mean without adapter", ":"), "full": ("mean at full rank", "--")}
+        for row in points:
+            if row["rank"] in levels:
+                label, style = levels[row["rank"]]
+                panels[1].axhline(row["kl"]["mean"], color=COLOURS[6], linestyle=style, linewidth=1.6, label=label)
+        # Zero, the value of a pair that is the same, must have a place; what rounding leaves is not worth decades.
+        panels[1].set_yscale("symlog", linthresh=1e-4)
+        panels[1].set_ylim(0, 3 * max(1e-4, *(row["kl"][name] for row in points for name in ("mean", "p95"))))
+    for axes in panels:
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+    figure.suptitle(_wrap(title, 76), fontsize=12)
+    for axes in panels:
+        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
 def _figure(height: float, title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
     # Without pyplot: no global state, no display.
     figure = Figure(figsize=(_WIDTH, height), dpi=150, layout="constrained")
