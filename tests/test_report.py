@@ -8,6 +8,7 @@ from PIL import Image
 from hf_cong.evaluation.report import (
     Interval,
     mean_interval,
+    plot_curves,
     plot_front,
     plot_scatter,
     plot_stages,
@@ -110,7 +111,12 @@ def _front(path):
     plot_front(path, {f"{LONG} {i}": (interval, interval) for i in range(12)}, title=LONG, xlabel=LONG, ylabel=LONG)
 
 
-@pytest.mark.parametrize("draw", [_stages, _scatter, _sweep, _front])
+def _curves(path):
+    curves = {f"{LONG} {i}": {1: (1.0 + i, 0.5 + i, 2.0 + i), 256: (30.0 + i, 25.0, 60.0)} for i in range(12)}
+    plot_curves(path, {LONG: curves, "right": {LONG: {1: (2.0, 2.0, 2.0)}, **curves}}, title=LONG, xlabel=LONG)
+
+
+@pytest.mark.parametrize("draw", [_stages, _scatter, _sweep, _front, _curves])
 def test_nothing_is_cut_at_the_edge_of_a_picture(draw, tmp_path):
     draw(tmp_path / "picture.png")
     picture = np.asarray(Image.open(tmp_path / "picture.png").convert("L"))

@@ -292,14 +292,17 @@ def plot_curves(
     title: str,
     xlabel: str,
 ) -> None:
-    """Panels side by side, in each a curve for every label over the same setting, both axes logarithmic.
+    """Panels side by side, in each a curve for every label over the same setting, whose axis is logarithmic.
+
+    A quantity that spans more than a factor of ten has a logarithmic axis too. The curves are shifted sideways a
+    little, so that none hides another.
 
     Args:
         path (`str` or `Path`):
             PNG file to write.
         panels (`Mapping[str, Mapping[str, Mapping[float, tuple]]]`):
             For every quantity (with its unit) and label, the values of the setting with a middle and the ends of a
-            range. All are positive; a label has one colour in all panels.
+            range. A label has one colour in all panels.
         title (`str`):
             What is shown.
         xlabel (`str`):
@@ -309,14 +312,18 @@ def plot_curves(
     settings = sorted({x for curves in panels.values() for points in curves.values() for x in points})
     figure = Figure(figsize=(_WIDTH, 3.6 + 0.25 * len(labels)), dpi=150, layout="constrained")
     for axes, (ylabel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        _style(axes, "", xlabel, ylabel, fontsize=11)
+        _style(axes, "", _wrap(xlabel, 36), ylabel, fontsize=11)
         axes.set_xscale("log", base=2)
-        axes.set_yscale("log", base=2)
+        ends = [end for points in curves.values() for point in points.values() for end in point]
+        if min(ends) > 0 and max(ends) > 10 * min(ends):
+            axes.set_yscale("log", base=2)
+            axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         for label, points in curves.items():
             number = labels.index(label)
+            beside = 2 ** (0.5 * (number + 0.5) / len(labels) - 0.25)
             middles, lows, highs = (np.array(values) for values in zip(*points.values(), strict=True))
             axes.errorbar(
-                list(points),
+                [x * beside for x in points],
                 middles,
                 yerr=[middles - lows, highs - middles],
                 marker=MARKERS[(number + number // 8) % 8],
@@ -327,7 +334,6 @@ def plot_curves(
                 label=label,
             )
         axes.set_xticks(settings, [f"{x:g}" for x in settings])
-        axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axes.minorticks_off()
     figure.suptitle(_wrap(title, 76), fontsize=12)
     _legend_below(figure, axes)
