@@ -1,0 +1,260 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""The pair inside vLLM: the directories that `save_pretrained` writes, on vLLM's own layers and scheduler.
+
+To vLLM a pair is one model whose hidden state is twice as wide, the policy's half first. Paged attention, batching,
+prefix caching, speculation and CUDA graphs are vLLM's; ours is the contrast of the two logits, made where logits are.
+"""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import linear
+from vllm.compilation.decorators import support_torch_compile
+from vllm.config import VllmConfig
+from vllm.model_executor.layers.attention import Attention
+from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase, RowParallelLinear
+from vllm.model_executor.models.utils import (
+    AutoWeightsLoader,
+    WeightsMapper,
+    init_vllm_registered_model,
+    maybe_prefix,
+)
+from vllm.sequence import IntermediateTensors
+
+from ..functional import check_alpha, contrastive_scores
+
+# Tested, exact. Another architecture joins when its attention is an `Attention` named `attn` and its projections are
+# those of `_FUSED`.
+LORA_ARCHITECTURES = ("LlamaForCausalLM", "MistralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+# What vLLM computes in one multiplication, in the order of the output.
+_FUSED = {
+    "qkv_proj": ("q_proj", "k_proj", "v_proj"),
+    "o_proj": ("o_proj",),
+    "gate_up_proj": ("gate_proj", "up_proj"),
+    "down_proj": ("down_proj",),
+}
+# Argument -> its dimension of N tokens. Positions of multimodal models have one before it.
+_TOKENS = {"input_ids": {0: "n"}, "positions": {-1: "n"}, "intermediate_tensors": {0: "n"}, "inputs_embeds": {0: "n"}}
+
+
+# One compiled graph for both stacks. vLLM names its cache of compiled graphs by class: two stacks compiled apart would
+# find, and run, each other's.
+@support_torch_compile(dynamic_arg_dims=_TOKENS)
+class PairTrunk(nn.Module):
+    """Two stacks on the same tokens: `(N,)` ids to `(N, H_policy + H_reference)`."""
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
+        super().__init__()
+        config = vllm_config.model_config.hf_config
+        self.policy = init_vllm_registered_model(
+            vllm_config, prefix=maybe_prefix(prefix, "policy"), hf_config=config.policy_config
+        )
+        self.reference = init_vllm_registered_model(
+            vllm_config, prefix=maybe_prefix(prefix, "reference"), hf_config=config.reference_config
+        )
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        return torch.cat([self.policy(input_ids, positions), self.reference(input_ids, positions)], dim=-1)
+
+
+class ContrastivePairForCausalLM(nn.Module):
+    """
+    vLLM's side of [`~hf_cong.ContrastivePairForCausalLM`].
+
+    Each member is whatever vLLM has for its architecture, its Transformers backend included. Pipeline parallelism,
+    prompt embeddings and pooling are refused.
+    """
+
+    trunk_class = PairTrunk
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
+        super().__init__()
+        model_config = vllm_config.model_config
+        if model_config.runner_type != "generate":
+            raise ValueError(
+                f"A pair only generates, got `--runner {model_config.runner_type}`. Use one of its members for that."
+            )
+        if model_config.enable_prompt_embeds:
+            raise ValueError(
+                "A pair needs token ids: its two stacks embed them differently, so prompt embeddings cannot serve "
+                "both. Drop `--enable-prompt-embeds`."
+            )
+        self.config = model_config.hf_config
+        check_alpha(self.config.alpha, self.config.plausibility_threshold)  # `--hf-overrides` comes after the config
+        self.trunk = self.trunk_class(vllm_config=vllm_config, prefix=prefix)
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        return self.trunk.policy.embed_input_ids(input_ids)
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        return self.trunk(input_ids, positions, intermediate_tensors, inputs_embeds)
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        """log p_α on the policy's plausible set, of the rows that are sampled: `(N, 2H)` to `(N, V)`, float32."""
+        width = self.config.policy_config.get_text_config().hidden_size
+        policy_logits = self.trunk.policy.compute_logits(hidden_states[:, :width])
+        reference_logits = self.trunk.reference.compute_logits(hidden_states[:, width:])
+        return self._contrast(policy_logits, reference_logits)
+
+    def _contrast(self, policy_logits: Tensor | None, reference_logits: Tensor | None) -> Tensor | None:
+        if policy_logits is None:  # under tensor parallelism some platforms gather logits on the first rank alone
+            return None
+        return contrastive_scores(
+            policy_logits,
+            reference_logits,
+            alpha=self.config.alpha,
+            plausibility_threshold=self.config.plausibility_threshold,
+        )
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        return AutoWeightsLoader(self).load_weights(weights, mapper=WeightsMapper(orig_to_new_prefix={"": "trunk."}))
+
+
+class _PairAttention(Attention):
+    """Attention of both streams at once: they attend alike and never to each other, so they are twice the heads."""
+
+    def __init__(self, attention: Attention, vllm_config: VllmConfig):
+        # Only one layer may own the name, by which vLLM binds caches.
+        del vllm_config.compilation_config.static_forward_context[attention.layer_name]
+        super().__init__(
+            2 * attention.num_heads,
+            attention.head_size,
+            attention.impl.scale,
+            num_kv_heads=2 * attention.num_kv_heads,
+            cache_config=vllm_config.cache_config,
+            quant_config=attention.quant_config,
+            per_layer_sliding_window=attention.sliding_window,
+            prefix=attention.layer_name,
+        )
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        rows = query.shape[0]
+        query, key, value = (states.reshape(rows // 2, -1) for states in (query, key, value))
+        return super().forward(query, key, value).view(rows, -1)
+
+
+class _PolicyDelta(LinearMethodBase):
+    """
+    A linear layer over both streams' rows, base weights read once, to which lora_B·lora_A is added on the policy's.
+
+    It stands in for the layer's `quant_method`, the multiplication that vLLM's linear layers call before they gather
+    or reduce. So under tensor parallelism each rank adds its share: rows of lora_B in a layer split by output, columns
+    of lora_A in a layer split by input. The adapters of a fused layer are stacked: lora_B is block-diagonal.
+    """
+
+    def __init__(self, layer: LinearBase, targets: list[str], rank: int):
+        self.base, self.rank, self.targets = layer.quant_method, rank, targets
+        width, dtype = len(targets) * rank, layer.params_dtype
+        layer.lora_A = nn.Parameter(
+            torch.zeros(width, layer.input_size_per_partition, dtype=dtype), requires_grad=False
+        )
+        layer.lora_B = nn.Parameter(
+            torch.zeros(sum(layer.output_partition_sizes), width, dtype=dtype), requires_grad=False
+        )
+
+    def create_weights(self, *args, **kwargs):
+        raise NotImplementedError("The layer has its weights: this only adds to them.")
+
+    def process_weights_after_loading(self, layer: nn.Module):
+        self.base.process_weights_after_loading(layer)
+
+    def apply(self, layer: nn.Module, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        output = self.base.apply(layer, x, bias)
+        output[::2] += linear(linear(x[::2], layer.lora_A), layer.lora_B)
+        return output
+
+    def load(self, layer: LinearBase, fused: tuple[str, ...], target: str, name: str, weight: Tensor):
+        """Copies this rank's share of `lora_A` `(r, in)` or `lora_B` `(out, r)` of one target."""
+        part = self.targets.index(target)
+        columns = slice(part * self.rank, (part + 1) * self.rank)
+        if name == "lora_A":
+            if isinstance(layer, RowParallelLinear):
+                weight = weight.chunk(layer.tp_size, dim=1)[layer.tp_rank]
+            layer.lora_A[columns].copy_(weight)
+            return
+        sizes = layer.output_partition_sizes
+        size, offset = sizes[fused.index(target)], sum(sizes[: fused.index(target)])
+        # Ranks beyond the number of key-value heads hold copies of the same heads.
+        shards = weight.shape[0] // size
+        weight = weight.chunk(shards)[layer.tp_rank * shards // layer.tp_size]
+        layer.lora_B[offset : offset + size, columns].copy_(weight)
+
+
+@support_torch_compile(dynamic_arg_dims=_TOKENS)
+class LoraPairTrunk(nn.Module):
+    """One stack on the tokens taken twice, row 2n the policy's and 2n + 1 the reference's: `(N,)` to `(N, 2H)`."""
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
+        super().__init__()
+        config = vllm_config.model_config.hf_config
+        self.stack = init_vllm_registered_model(
+            vllm_config, prefix=maybe_prefix(prefix, "stack"), hf_config=config.reference_config
+        )
+        if type(self.stack).__name__ not in LORA_ARCHITECTURES:
+            raise ValueError(
+                f"A LoRA pair of {type(self.stack).__name__} does not run in vLLM, only one of "
+                f"{', '.join(LORA_ARCHITECTURES)}. Merge the adapter and save the pair as two models."
+            )
+        for module in list(self.stack.modules()):
+            for name, layer in list(module.named_children()):
+                targets = [target for target in _FUSED.get(name, ()) if target in config.target_modules]
+                if targets:
+                    layer.quant_method = _PolicyDelta(layer, targets, config.lora_rank)
+                elif isinstance(layer, Attention):
+                    setattr(module, name, _PairAttention(layer, vllm_config))
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        hidden_states = self.stack(input_ids.repeat_interleave(2), positions.repeat_interleave(2, dim=-1))
+        return hidden_states.view(input_ids.shape[0], -1)
+
+
+class ContrastiveLoraPairForCausalLM(ContrastivePairForCausalLM):
+    """vLLM's side of [`~hf_cong.ContrastiveLoraPairForCausalLM`], for the families of `LORA_ARCHITECTURES`."""
+
+    trunk_class = LoraPairTrunk
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        return self.trunk.stack.embed_input_ids(input_ids)
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        logits = self.trunk.stack.compute_logits(hidden_states.view(2 * hidden_states.shape[0], -1))
+        return self._contrast(logits, logits) if logits is None else self._contrast(logits[::2], logits[1::2])
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        loaded = set()
+
+        def base_weights():
+            for name, weight in weights:
+                path, _, leaf = name.rpartition(".")
+                if leaf in ("lora_A", "lora_B"):
+                    loaded.add(self._load_adapter(path, leaf, weight))
+                else:
+                    yield name, weight
+
+        return super().load_weights(base_weights()) | loaded
+
+    def _load_adapter(self, path: str, leaf: str, weight: Tensor) -> str:
+        parent, _, target = path.rpartition(".")
+        name, fused = next((name, fused) for name, fused in _FUSED.items() if target in fused)
+        layer = self.trunk.get_submodule(f"{parent}.{name}")
+        layer.quant_method.load(layer, fused, target, leaf, weight)
+        return f"trunk.{parent}.{name}.{leaf}"
