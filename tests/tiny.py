@@ -1,6 +1,9 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Tiny random models and a tokenizer, built in memory: what every test stands on."""
 
+import copy
+
+import peft
 import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -77,6 +80,20 @@ def tiny_pair(family: str, seed: int = 0, **overrides) -> tuple[transformers.Pre
         for parameter in reference.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator), alpha=0.1)
     return policy, reference
+
+
+def tiny_lora(family: str, seed: int = 0, lora: dict | None = None, **overrides):
+    """`(adapted, policy, reference)`: a PEFT model with a random LoRA adapter, that model merged, and its base."""
+    reference = tiny_model(family, seed, **overrides)
+    targets = ["q_proj", "k_proj", "v_proj", "o_proj"]
+    if not hasattr(reference.config, "num_experts_per_tok"):
+        targets += ["gate_proj", "up_proj", "down_proj"]
+    torch.manual_seed(seed + 1)
+    # PEFT starts at B = 0, which would be the reference itself
+    defaults = {"task_type": "CAUSAL_LM", "r": 4, "lora_alpha": 8, "init_lora_weights": False}
+    config = peft.LoraConfig(**{**defaults, "target_modules": targets, **(lora or {})})
+    adapted = peft.get_peft_model(copy.deepcopy(reference), config).eval()
+    return adapted, copy.deepcopy(adapted).merge_and_unload(), reference
 
 
 def tiny_tokenizer(seed: int = 0) -> PreTrainedTokenizerFast:

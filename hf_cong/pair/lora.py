@@ -75,12 +75,17 @@ def load_adapter(
         init["revision"] = config.revision
     weights = cached_file(name, SAFETENSORS_WEIGHTS_NAME, **where)  # raises OSError if there is none
     with safe_open(weights, framework="pt") as file:
-        others = [key for key in file.keys() if ".lora_A." not in key and ".lora_B." not in key]  # noqa: SIM118
-    if others:
-        _refuse(f"its file holds {len(others)} tensors that are not LoRA matrices, such as {others[0]!r}")
+        stored = set(file.keys())
     model, tokenizer = load_member(base, "reference", init)
-    # PEFT works in place: on a copy of the module tree, so that a model given as an object stays as it is.
+    # PEFT works in place and freezes the base: a model given as an object stays as it is.
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     adapted = PeftModel.from_pretrained(share(model, {}), Path(weights).parent, autocast_adapter_dtype=False)
+    for parameter in trainable:
+        parameter.requires_grad_(True)
+    # PEFT passes over what it does not find, in the file or in the model.
+    layers = [path for path, module in adapted.named_modules() if isinstance(module, lora.LoraLayer)]
+    for key in sorted(stored ^ {f"{path}.lora_{matrix}.weight" for path in layers for matrix in "AB"}):
+        _refuse(f"its file holds `{key}`, for which the base has no place" if key in stored else f"it lacks `{key}`")
     return adapted, load_tokenizer(name, **where) or tokenizer
 
 
