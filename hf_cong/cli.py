@@ -72,40 +72,31 @@ def train(argv: list[str]):
 
 
 def generate(argv: list[str]):
-    import torch
-    from accelerate import PartialState
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
-    from .checkpoints import model_identity
+    from .engines.named import named_engine
     from .generation import generate_completions
-    from .pair import ContrastivePairForCausalLM
     from .recipes import GenerateArguments, parse
 
     (args,) = parse((GenerateArguments,), argv, prog="hf-cong generate")
-
-    def engine():
-        # Each process of a `torchrun` has its own device; alone, the models may spread over all.
-        state = PartialState(cpu=not torch.accelerator.is_available())
-        init = {"dtype": args.dtype, "device_map": "auto" if state.num_processes == 1 else state.device}
-        if args.reference is None:
-            return AutoModelForCausalLM.from_pretrained(args.policy, **init)
-        return ContrastivePairForCausalLM.from_pair(
-            args.policy,
-            args.reference,
-            alpha=args.alpha,
-            plausibility_threshold=args.plausibility_threshold,
-            model_init_kwargs=init,
-        )
-
-    weights = {"policy": model_identity(args.policy), "dtype": args.dtype}
-    if args.reference is not None:
-        contrast = {"alpha": args.alpha, "plausibility_threshold": args.plausibility_threshold}
-        weights |= {"reference": model_identity(args.reference), **contrast}
+    names = ("reference", "alpha", "plausibility_threshold", "dtype")
+    given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+    if args.engine is None:
+        engine, engine_id, tokenizer = named_engine(args.policy, **given)
+    else:
+        if given:
+            name, value = next(iter(given.items()))
+            raise ValueError(
+                f"`{name}` is fixed by the engine, got {value!r:.80}: a server has its model when it starts. Leave "
+                f"`{name}` out and start the server with it, α of a saved pair so: `vllm serve PAIR --hf-overrides "
+                "'{\"alpha\": 0.5}'`."
+            )
+        engine, engine_id, tokenizer = args.engine, None, AutoTokenizer.from_pretrained(args.policy)
     completions = generate_completions(
         args.prompts,
         engine,
-        engine_id=weights,
-        tokenizer=AutoTokenizer.from_pretrained(args.policy),
+        engine_id=engine_id,
+        tokenizer=tokenizer,
         output_dir=args.output_dir,
         seed=args.seed,
         max_new_tokens=args.max_new_tokens,
@@ -201,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     try:
         command(argv[1:])
-    except (ValueError, TypeError, OSError, NotImplementedError) as error:
+    except (ValueError, TypeError, OSError, NotImplementedError, ImportError) as error:
         if debug:
             raise
         print(f"hf-cong {argv[0]}: {error}", file=sys.stderr)

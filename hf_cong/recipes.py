@@ -20,6 +20,7 @@ _BY_HAND_ONLY = {
     "trust_remote_code": "it runs code of a repository on your machine: pass `--trust_remote_code true` yourself",
     "hub_token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
     "token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
+    "engine": "a server gets your prompts and your `OPENAI_API_KEY`: pass `--engine URL` yourself",
     "env": "a recipe sets no environment variables: export them in your shell",
 }
 
@@ -39,37 +40,45 @@ class GenerateArguments:
     Args:
         prompts (`str`): A `.jsonl` or `.parquet` file, or the id of a dataset on the Hub, with a column `prompt`.
         output_dir (`str`): Where completions, journal and manifest go. The same command resumes there.
-        policy (`str`): The model after alignment (or the only model): path or Hub id.
-        reference (`str`, *optional*): The model before alignment. Without it, `policy` writes alone.
-        alpha (`float`, *optional*, defaults to `0.4`): Weight kept on the policy.
-        plausibility_threshold (`float`, *optional*, defaults to `0.1`): τ of the plausible set.
-        dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights: `"auto"`, `"bfloat16"`, `"float16"` or
+        policy (`str`): The model after alignment: path or Hub id. It may be a LoRA adapter, whose base then is the
+            reference, or a saved pair. With `engine`, only its tokenizer is read.
+        reference (`str`, *optional*): The model before alignment. Without it, a model that is neither an adapter nor a
+            pair writes alone.
+        engine (`str`, *optional*): URL of a server that writes in our stead, such as `vllm serve`:
+            `"http://localhost:8000/v1"`. Its key is read from the environment variable `OPENAI_API_KEY`.
+        alpha (`float`, *optional*): Weight kept on the policy. Defaults to a saved pair's own, else to 0.4.
+        plausibility_threshold (`float`, *optional*): τ of the plausible set. Defaults to a saved pair's own, else to
+            0.1.
+        dtype (`str`, *optional*): Dtype of the weights: `"auto"` (the default), `"bfloat16"`, `"float16"` or
             `"float32"`.
         seed (`int`, *optional*, defaults to `0`): Seed; each prompt has its own stream.
         max_new_tokens (`int`, *optional*, defaults to `2048`): Longest completion, in tokens.
         temperature (`float`, *optional*, defaults to `0.8`): Sampling temperature.
         top_p (`float`, *optional*, defaults to `0.95`): Nucleus.
         top_k (`int`, *optional*, defaults to `0`): Top-k; 0 turns it off.
-        batch_size (`int`, *optional*, defaults to `8`): Prompts per batch.
+        batch_size (`int`, *optional*): Prompts per batch; 8 here, and 64 at a time at a server.
         invalid_prompts (`str`, *optional*, defaults to `"raise"`): `"drop"` leaves bad rows out and counts them.
     """
 
     prompts: str = field(metadata={"help": "JSONL or Parquet file, or Hub dataset id, with a column `prompt`."})
     output_dir: str = field(metadata={"help": "Directory of completions, journal and manifest."})
-    policy: str = field(metadata={"help": "Model after alignment: path or Hub id."})
+    policy: str = field(metadata={"help": "Model after alignment, LoRA adapter or saved pair: path or Hub id."})
     reference: str | None = field(default=None, metadata={"help": "Model before alignment: path or Hub id."})
-    alpha: float = field(default=0.4, metadata={"help": "Weight in [0, 1] kept on the policy."})
-    plausibility_threshold: float = field(default=0.1, metadata={"help": "Plausible: p >= threshold * max p."})
-    dtype: str = field(
-        default="auto",
-        metadata={"help": "Dtype of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    engine: str | None = field(default=None, metadata={"help": "URL of a server, e.g. http://localhost:8000/v1."})
+    alpha: float | None = field(default=None, metadata={"help": "Weight in [0, 1] kept on the policy (0.4)."})
+    plausibility_threshold: float | None = field(
+        default=None, metadata={"help": "Plausible: p >= threshold * max p (0.1)."}
+    )
+    dtype: str | None = field(
+        default=None,
+        metadata={"help": "Dtype of the weights (auto).", "choices": ["auto", "bfloat16", "float16", "float32"]},
     )
     seed: int = field(default=0, metadata={"help": "Seed of the run; each prompt has its own stream."})
     max_new_tokens: int = field(default=2048, metadata={"help": "Longest completion, in tokens."})
     temperature: float = field(default=0.8, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus."})
     top_k: int = field(default=0, metadata={"help": "Top-k; 0 turns it off."})
-    batch_size: int = field(default=8, metadata={"help": "Prompts per batch."})
+    batch_size: int | None = field(default=None, metadata={"help": "Prompts per batch (8), or at a server (64)."})
     invalid_prompts: str = field(
         default="raise", metadata={"help": "raise, or drop and count bad prompts.", "choices": ["raise", "drop"]}
     )
