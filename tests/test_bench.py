@@ -185,7 +185,8 @@ def test_a_slow_contestant_is_seen_to_be_slow(prompts):
     both = [Contestant("plain", fast, (), "plain", "plain"), Contestant("slow", slow, (), "plain", "plain")]
     rounds = [run_round(both, prompts, NEW, number) for number in range(3)]
     assert [samples[0]["contestant"] for samples in rounds] == ["plain", "slow", "plain"]  # they take turns
-    checks = [{"batch_size": 3, "contestant": one.name, "baseline": "plain", "rows_equal": 3} for one in both]
+    facts = {"batch_size": 3, "baseline": "plain", "writes": "plain", "rows_equal": 3}
+    checks = [{**facts, "contestant": one.name} for one in both]
     records = [{"batch_size": 3, "round": n, **s} for n, samples in enumerate(rounds) for s in samples]
     plain, late = summarise(checks + records, {"new_tokens": NEW, "rounds": 3})
     assert plain["step"].median < 0.005
@@ -197,7 +198,13 @@ def test_a_slow_contestant_is_seen_to_be_slow(prompts):
 def test_a_drifting_machine_does_not_move_the_ratios():
     slowness = [1.0, 5.0, 2.0]
     checks = [
-        {"batch_size": size, "contestant": name, "baseline": "plain", "rows_equal": size}
+        {
+            "batch_size": size,
+            "contestant": name,
+            "baseline": "plain",
+            "writes": "plain" if name == "plain" else "pair",
+            "rows_equal": size,
+        }
         for size, name in ((1, "plain"), (1, "pair"), (1, "official-style loop"), (8, "plain"), (8, "pair"))
     ]
     seconds = {"plain": 1.0, "pair": 2.0, "official-style loop": 3.0}
@@ -209,6 +216,7 @@ def test_a_drifting_machine_does_not_move_the_ratios():
     ]
     summary = summarise(checks + records, {"new_tokens": 2, "rounds": 3})
     assert [row["ratio"] for row in summary] == [(1, 1, 1), (2, 2, 2), (3, 3, 3), (1, 1, 1), (2, 2, 2)]
+    assert [row["ratio_to_pair"] for row in summary[:3]] == [None, (1, 1, 1), (1.5, 1.5, 1.5)]
     assert summary[1]["step"] == (4.0, 2.0, 10.0)
     # the best batch of the pair gives 8 tokens in a step of 4 s, the loop one in 6 s
     assert key_ratios(summary) == {"pair": pytest.approx(2.0 / (1 / 6))}
@@ -258,6 +266,8 @@ def test_given_models_run_without_a_lora_pair(tmp_path):
         ({"new_tokens": 1}, "`new_tokens` must be at least 2, got 1"),
         ({"prompt_length": 0}, "`prompt_length` must be at least 1"),
         ({"rounds": 0}, "`rounds` must be at least 1"),
+        ({"device": "tpu"}, "`device` is 'tpu'; it must be one of cpu, cuda"),
+        ({"dtype": "float99"}, "`dtype` is 'float99'; it must be one of float32, bfloat16, float16"),
         ({"policy": "a"}, "give both, or neither"),
         ({"alpha": 2.0}, "`alpha` must lie in"),
     ],

@@ -20,6 +20,8 @@ from .contestants import SHAPES, Contestant, Members, given_members, make_contes
 from .summary import plot_bench, render_bench, summarise
 from .timing import cache_bytes, hardware, time_decode, timed, weight_bytes
 
+_DEVICES = ("cpu", "cuda")
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _CONTRAST_CALLS = 20
 
 
@@ -84,9 +86,9 @@ def run_bench(
     Raises:
         ValueError: if an argument is out of range, there is no such device, or `output_dir` holds another bench.
     """
-    _check(shape, policy, reference, batch_sizes, prompt_length, new_tokens, rounds, device)
+    _check(shape, policy, reference, batch_sizes, prompt_length, new_tokens, rounds, device, dtype)
     check_alpha(alpha, plausibility_threshold)
-    where, kind = torch.device(device), getattr(torch, dtype)
+    where, kind = torch.device(device), _DTYPES[dtype]
     if policy is None:
         weights = {"shape": shape}
     else:
@@ -237,7 +239,8 @@ def run_round(contestants: list[Contestant], prompts: Tensor, new_tokens: int, n
 @torch.no_grad()
 def _time_contrast(members: Members, prompts: Tensor, *, compiled: bool, **contrast) -> list[dict]:
     """What the contrast alone costs on the two heads' logits of one step, of shape `(B, V)` each."""
-    logits = [model(prompts, logits_to_keep=1).logits[:, -1] for model in (members.policy, members.reference)]
+    last = prompts[:, -1:]
+    logits = [model(last, use_cache=False).logits[:, -1] for model in (members.policy, members.reference)]
     forms = {"pair": contrastive_scores}
     if compiled:
         forms["pair, compiled"] = torch.compile(contrastive_scores)
@@ -254,7 +257,7 @@ def _time_contrast(members: Members, prompts: Tensor, *, compiled: bool, **contr
     return samples
 
 
-def _check(shape, policy, reference, batch_sizes, prompt_length, new_tokens, rounds, device):
+def _check(shape, policy, reference, batch_sizes, prompt_length, new_tokens, rounds, device, dtype):
     if (policy is None) != (reference is None):
         raise ValueError("`policy` and `reference` make a pair: give both, or neither to run random weights.")
     if policy is None and shape not in SHAPES:
@@ -268,5 +271,8 @@ def _check(shape, policy, reference, batch_sizes, prompt_length, new_tokens, rou
     ):
         if value < least:
             raise ValueError(f"`{name}` must be at least {least}, got {value}.")
-    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+    for name, value, known in (("device", device, _DEVICES), ("dtype", dtype, _DTYPES)):
+        if value not in known:
+            raise ValueError(f"`{name}` is {repr(value)[:80]}; it must be one of {', '.join(known)}.")
+    if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("`device` is 'cuda', and torch finds no GPU. Pass `device='cpu'`, or install torch for CUDA.")

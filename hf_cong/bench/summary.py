@@ -33,8 +33,9 @@ def summarise(records: list[dict], settings: dict) -> list[dict]:
 
     Returns:
         `list[dict]`: `batch_size`, `contestant`, `baseline`; spreads `(median, low, high)` of `step` and `first_token`
-        in seconds, of `tokens_per_second` while decoding, of `ratio` (its step over the baseline's), for a pair of
-        `contrast_share` (the contrast alone over the step), else `None`; and the facts of its check.
+        in seconds, of `tokens_per_second` while decoding, of `ratio` (its step over the baseline's); for what writes
+        the pair's tokens of `ratio_to_pair`, for a pair of `contrast_share` (the contrast alone over the step), else
+        `None`; and the facts of its check.
     """
     steps = settings["new_tokens"] - 1
     samples, contrasts = {}, {}
@@ -48,21 +49,25 @@ def summarise(records: list[dict], settings: dict) -> list[dict]:
         sample = samples[batch_size, contestant, number]
         return (sample["total"] - sample["first_token"]) / steps
 
-    rows = []
+    rows, rounds = [], range(settings["rounds"])
     for check in (record for record in records if "rows_equal" in record):
         size, name = check["batch_size"], check["contestant"]
-        rounds = range(settings["rounds"])
         taken = [step(size, name, number) for number in rounds]
         shares = [
             contrasts[size, name, number] / taken[number] for number in rounds if (size, name, number) in contrasts
         ]
+
+        def ratio(other, size=size, taken=taken):
+            return Spread.of([taken[number] / step(size, other, number) for number in rounds])
+
         rows.append(
             {
                 **check,
                 "step": Spread.of(taken),
                 "first_token": Spread.of([samples[size, name, number]["first_token"] for number in rounds]),
                 "tokens_per_second": Spread.of([size / seconds for seconds in taken]),
-                "ratio": Spread.of([taken[number] / step(size, check["baseline"], number) for number in rounds]),
+                "ratio": ratio(check["baseline"]),
+                "ratio_to_pair": ratio("pair") if check["writes"] == "pair" else None,
                 "contrast_share": Spread.of(shares) if shares else None,
             }
         )
@@ -103,7 +108,7 @@ def render_bench(summary: list[dict], settings: dict, *, title: str) -> str:
 
 
 def _table_row(row: dict) -> dict[str, object]:
-    gib = {name: row[f"{name}_bytes"] for name in ("weight", "cache", "peak")}
+    mib = {name: row[f"{name}_bytes"] for name in ("weight", "cache", "peak")}
     equal = f"{row['rows_equal']}/{row['rows']}"
     if row["first_difference"] is not None:
         equal += f" (from token {row['first_difference']})"
@@ -112,11 +117,12 @@ def _table_row(row: dict) -> dict[str, object]:
         "contestant": row["contestant"],
         "ms/step": _spread(row["step"], 1000, 2),
         "× plain": _spread(row["ratio"], 1, 2),
+        "× pair": None if row["ratio_to_pair"] is None else _spread(row["ratio_to_pair"], 1, 2),
         "tokens/s": f"{row['tokens_per_second'].median:.1f}",
         "first token, ms": f"{row['first_token'].median * 1000:.1f}",
         "contrast": None if share is None else f"{share.median:.1%}",
         "tokens/forward": None if row["tokens_per_forward"] is None else f"{row['tokens_per_forward']:.2f}",
-        **{f"{name}, GiB": None if value is None else f"{value / 2**30:.2f}" for name, value in gib.items()},
+        **{f"{name}, MiB": None if value is None else f"{value / 2**20:.0f}" for name, value in mib.items()},
         "rows equal": equal,
     }
 
