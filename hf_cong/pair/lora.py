@@ -154,6 +154,7 @@ def _check_layer(path: str, module: BaseTunerLayer, active: str):
 
 def _refuse(what: str):
     raise ValueError(
-        f"`policy` is an adapter that cannot share one forward with its base: {what}. Merge it into a copy of its "
-        "base, `peft_model.merge_and_unload()`, and pass both models: `from_pair(merged, base)`."
+        f"`policy` is an adapter that cannot share one forward with its base: {what}. If PEFT can "
+        "merge it, do so on a copy of its base, `peft_model.merge_and_unload()`, and pass both models: "
+        "`from_pair(merged, base)`."
     )

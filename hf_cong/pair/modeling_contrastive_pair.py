@@ -195,6 +195,24 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         warn_if_identical(policy, reference)
         return pair
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, output_loading_info: bool = False, **kwargs):
+        """
+        Loads a saved pair, and refuses one that lacks a weight, which transformers would fill at random.
+
+        The arguments are those of [`~transformers.PreTrainedModel.from_pretrained`].
+
+        Raises:
+            ValueError: naming the weights that are missing.
+        """
+        pair, info = super().from_pretrained(pretrained_model_name_or_path, *args, output_loading_info=True, **kwargs)
+        if missing := sorted(info["missing_keys"]):
+            raise ValueError(
+                f"The pair {str(pretrained_model_name_or_path)!r:.80} lacks {len(missing)} weights, such as "
+                f"`{missing[0]}`. Save it again with `save_pretrained`."
+            )
+        return (pair, info) if output_loading_info else pair
+
     def get_input_embeddings(self):
         return self._front.get_input_embeddings()
 
