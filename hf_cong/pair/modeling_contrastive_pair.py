@@ -230,6 +230,15 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
         # transformers looks for a decorator in the source of this file; the experts are the members', who have it.
         return True
 
+    @classmethod
+    def is_backend_compatible(cls) -> bool:
+        # Engines that drive the modules of a transformers model themselves ask this first, and would drive the pair's
+        # without its cache and its contrast. vLLM gets here, by way of remote code, when it lacks the plugin.
+        raise ValueError(
+            f"An engine tried to run {cls.__name__} as an ordinary transformers model. vLLM needs the plugin for it: "
+            "install hf_cong in vLLM's environment, and name `hf_cong` in VLLM_PLUGINS if that is set."
+        )
+
     def prepare_inputs_for_generation(self, *args, **kwargs):
         # `generate` calls this before every forward and scoring never does: it is where writing and scoring part. The
         # policy prepares, because some families have a way of their own (Phi-3 at the end of its short context).

@@ -323,7 +323,8 @@ def test_without_the_plugin(trust_remote_code, either, cache):
     env = {"VLLM_PLUGINS": "", "HF_MODULES_CACHE": str(cache / "modules")}
     run, result = start(either[2], cache, (PROMPTS, GREEDY), env=env, trust_remote_code=trust_remote_code)
     assert result is None and run.returncode != 0
-    assert "vLLM needs the plugin" in run.stderr, run.stderr[-3000:]
+    message = "vLLM needs the plugin" if trust_remote_code else "contains custom code"
+    assert message in run.stderr, run.stderr[-3000:]
 
 
 def test_lora_of_an_architecture_without_one_forward(cache, tmp_path):
