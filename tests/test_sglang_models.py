@@ -41,3 +41,4 @@ def test_sglang_takes_a_saved_pair(tmp_path):
     assert seen.num_attention_layers == 2 * one.num_hidden_layers
     assert (seen.num_key_value_heads, seen.vocab_size) == (one.num_key_value_heads, one.vocab_size)
     assert seen.hf_config.alpha == 0.5
+    assert not seen.is_multimodal

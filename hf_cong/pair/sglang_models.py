@@ -24,12 +24,16 @@ from .configuration_contrastive_pair import ContrastivePairConfig
 
 
 class SGLangPairConfig(ContrastivePairConfig):
-    """A pair's configuration with `text_config`, where SGLang looks for heads, and for 2L layers of cache."""
+    """A pair's configuration with the shape of one stack of 2L layers at the top, where SGLang sizes its cache by it.
+
+    Not as `text_config`: that would make it a multimodal model.
+    """
 
     def __init__(self, *args, **kwargs):
         super().__init__(*args, **kwargs)
-        self.text_config = self.get_text_config()
-        self.text_config.architectures = None  # it names no model of its own
+        for name, value in self.get_text_config().to_dict().items():
+            if not hasattr(self, name):
+                setattr(self, name, value)
 
 
 class PairTrunk(nn.Module):
