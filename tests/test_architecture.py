@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_cong"
 FLOORS = [
     {"functional", "journal"},
-    {"prompts", "compatibility", "checkpoints"},
+    {"prompts", "compatibility", "checkpoints", "weights"},
     {"pair", "logits_process", "rewards", "sampling"},
     {"engines"},
     {"generation", "preferences", "cong_config", "lending", "stages", "cong_trainer", "evaluation"},
