@@ -72,8 +72,9 @@ def generate_completions(
             Plain strings or chat messages in the column `prompt`: see [`read_prompts`].
         engine (`PreTrainedModel`, `PeftModel`, `vllm.LLM`, `str`, [`Engine`] or `Callable`):
             A model, such as a [`ContrastivePairForCausalLM`]; a vLLM engine; the URL of an OpenAI-compatible server
-            such as `vllm serve` (`"http://localhost:8000/v1"`, see [`ServerEngine`]); or a function without arguments
-            that returns one of these. The function is called only if work is left.
+            such as `vllm serve` (`"http://localhost:8000/v1"`, see [`ServerEngine`]); a model under continuous
+            batching, `ContinuousEngine(model)`; or a function without arguments that returns one of these. The
+            function is called only if work is left.
         tokenizer (`PreTrainedTokenizerBase`):
             The tokenizer of the engine.
         output_dir (`str` or `Path`):

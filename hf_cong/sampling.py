@@ -87,12 +87,42 @@ class Decoding:
         return warpers(self.temperature, self.top_k, self.top_p)
 
 
+def uniforms(seeds: list[int], count: int) -> torch.FloatTensor:
+    """The random numbers of each row, in [0, 1), of shape `(len(seeds), count)`."""
+    # Made on the CPU, so that they are the same on any device.
+    return torch.stack([torch.rand(count, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+
+def draw(scores: torch.FloatTensor, uniform: torch.FloatTensor) -> torch.FloatTensor:
+    """
+    Draws one token per row by inversion of its cumulative distribution, and leaves only that token.
+
+    Args:
+        scores (`torch.FloatTensor` of shape `(B, V)`): Scores of the next token, warped.
+        uniform (`torch.FloatTensor` of shape `(B,)`): One number in [0, 1) per row.
+
+    Returns:
+        `torch.FloatTensor` of shape `(B, V)`: 0 for the token drawn, `-inf` elsewhere.
+
+    Raises:
+        ValueError: if a score is not a number.
+    """
+    # In float64, since CUDA leaves the order of summation open: no token's edge moves past a uniform number.
+    cumulative = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # (B, V)
+    total = cumulative[:, -1:]
+    if not total.isfinite().all():
+        raise ValueError("The engine's scores are not numbers (NaN). Load it in bfloat16 or float32, not float16.")
+    uniform = uniform.to(scores.device, torch.float64)
+    token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)  # (B, 1)
+    return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+
+
 class DrawToken(LogitsProcessor):
     """
-    Draws the next token of each row with that row's own random numbers, and leaves only that token.
+    [`draw`] of the next token of each row with that row's own random numbers.
 
     `generate(do_sample=True)` has one random stream for the whole batch, so a row depends on its neighbours. Behind
-    this processor, greedy decoding samples: by inversion of the cumulative distribution, one uniform number per token.
+    this processor, greedy decoding samples, with one uniform number per token.
 
     Args:
         seeds (`list[int]`):
@@ -104,17 +134,8 @@ class DrawToken(LogitsProcessor):
     """
 
     def __init__(self, seeds: list[int], prompt_length: int, max_new_tokens: int):
-        # Made on the CPU, so that they are the same on any device.
-        streams = [torch.rand(max_new_tokens, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        self.uniforms = torch.stack(streams)  # (B, max_new_tokens)
+        self.uniforms = uniforms(seeds, max_new_tokens)
         self.prompt_length = prompt_length
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        uniform = self.uniforms[:, input_ids.shape[1] - self.prompt_length].to(scores.device, torch.float64)  # (B,)
-        # In float64, since CUDA leaves the order of summation open: no token's edge moves past a uniform number.
-        cumulative = scores.softmax(-1).cumsum(-1, dtype=torch.float64)  # (B, V)
-        total = cumulative[:, -1:]
-        if not total.isfinite().all():
-            raise ValueError("The engine's scores are not numbers (NaN). Load it in bfloat16 or float32, not float16.")
-        token = torch.searchsorted(cumulative, uniform[:, None] * total, right=True)  # (B, 1)
-        return torch.full_like(scores, -torch.inf).scatter_(1, token, 0.0)
+        return draw(scores, self.uniforms[:, input_ids.shape[1] - self.prompt_length])

@@ -1,10 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""A transformers model or pair: `generate` on left-padded batches, in which every row draws its own numbers.
-
-`generate_batch`, the continuous batching of transformers, is not used. It has one random stream for all rows, drops
-the repetition penalty, and what it batches together hangs on the timing of a thread, so that below float32 a run that
-was killed would not end with the bytes of one that was not. Continuous batching is what a vLLM engine is for.
-"""
+"""A transformers model or pair: `generate` on left-padded batches, in which every row draws its own numbers."""
 
 import contextlib
 import hashlib
@@ -123,7 +118,23 @@ class TransformersEngine(Engine):
             self.model.train(training)
 
     def _generate(self, batch: list[Request]) -> list[Answer] | None:
-        """One call of `generate`; `None` if several rows were too many for the memory."""
+        """The answers to a batch; `None` if several rows were too many for the memory."""
+        try:
+            return [self._cut(ids) for ids in self._write(batch)]
+        except RuntimeError as error:
+            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+                raise
+            if len(batch) == 1:
+                raise RuntimeError(
+                    f"One prompt of {len(batch[0].prompt_ids)} tokens with `max_new_tokens="
+                    f"{self._config.max_new_tokens}` does not fit in memory. What was written is kept; lower "
+                    "`max_new_tokens`, shorten the prompts, or load the engine in a smaller dtype or on a larger "
+                    "device."
+                ) from error
+        return None  # out of the handler, so that nothing holds on to the frames and their tensors
+
+    def _write(self, batch: list[Request]) -> list[list[int]]:
+        """The new ids of each row, whatever stands behind its first end of sequence."""
         length = max(len(request.prompt_ids) for request in batch)
         padding = [length - len(request.prompt_ids) for request in batch]
         pads = [[self._config.pad_token_id] * n for n in padding]
@@ -133,24 +144,13 @@ class TransformersEngine(Engine):
         if self._warpers is not None:
             seeds = [request.seed for request in batch]
             processors = [*self._warpers, DrawToken(seeds, length, self._config.max_new_tokens)]
-        try:
-            output = self.model.generate(
-                input_ids=torch.tensor(input_ids, device=self.model.device),
-                attention_mask=torch.tensor(mask, device=self.model.device),
-                generation_config=self._config,
-                logits_processor=LogitsProcessorList(processors),
-            )
-        except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
-                raise
-            if len(batch) == 1:
-                raise RuntimeError(
-                    f"One prompt of {length} tokens with `max_new_tokens={self._config.max_new_tokens}` does not fit "
-                    "in memory. What was written is kept; lower `max_new_tokens`, shorten the prompts, or load the "
-                    "engine in a smaller dtype or on a larger device."
-                ) from error
-            return None  # out of the handler, so that nothing holds on to the frames and their tensors
-        return [self._cut(ids) for ids in output[:, length:].tolist()]
+        output = self.model.generate(
+            input_ids=torch.tensor(input_ids, device=self.model.device),
+            attention_mask=torch.tensor(mask, device=self.model.device),
+            generation_config=self._config,
+            logits_processor=LogitsProcessorList(processors),
+        )
+        return output[:, length:].tolist()
 
     def _cut(self, ids: list[int]) -> Answer:
         stop = next((position for position, token in enumerate(ids) if token in self._config.eos_token_id), None)
