@@ -18,6 +18,7 @@ from sglang.srt.runtime_context import get_parallel
 from sglang.srt.utils import add_prefix
 from torch import Tensor, nn
 from transformers import AutoConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ..functional import check_alpha, contrastive_scores
 from .configuration_contrastive_pair import ContrastivePairConfig
@@ -102,7 +103,9 @@ class ContrastivePairForCausalLM(nn.Module):
         members = []
         for role in ("policy", "reference"):
             member_config = getattr(config, f"{role}_config")
-            member_class, _ = ModelRegistry.resolve_model_cls(member_config.architectures)
+            member_class, _ = ModelRegistry.resolve_model_cls(
+                MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[member_config.model_type]
+            )
             members.append(member_class(member_config, quant_config=quant_config, prefix=add_prefix(role, prefix)))
         self.policy, self.reference = members
         for module in self.reference.modules():
