@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 from vllm.compilation.decorators import support_torch_compile
-from vllm.config import VllmConfig
+from vllm.config import CompilationMode, VllmConfig
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase, RowParallelLinear
 from vllm.model_executor.models.utils import (
@@ -20,6 +20,7 @@ from vllm.model_executor.models.utils import (
     init_vllm_registered_model,
     maybe_prefix,
 )
+from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 
 from ..functional import check_alpha, contrastive_scores
@@ -89,6 +90,13 @@ class ContrastivePairForCausalLM(nn.Module):
         self.config = model_config.hf_config
         check_alpha(self.config.alpha, self.config.plausibility_threshold)  # `--hf-overrides` comes after the config
         self.trunk = self.trunk_class(vllm_config=vllm_config, prefix=prefix)
+        self.contrast = contrastive_scores
+        if vllm_config.compilation_config.mode != CompilationMode.NONE:
+            # Few kernels instead of many, and none of the eager check for hopeless rows, which waits for the device
+            # at every step and would let one request stop the engine.
+            self.contrast = torch.compile(
+                contrastive_scores, dynamic=True, backend=current_platform.simple_compile_backend
+            )
 
     def embed_input_ids(self, input_ids: Tensor) -> Tensor:
         return self.trunk.policy.embed_input_ids(input_ids)
@@ -107,17 +115,13 @@ class ContrastivePairForCausalLM(nn.Module):
         width = self.config.policy_config.get_text_config().hidden_size
         policy_logits = self.trunk.policy.compute_logits(hidden_states[:, :width])
         reference_logits = self.trunk.reference.compute_logits(hidden_states[:, width:])
-        return self._contrast(policy_logits, reference_logits)
-
-    def _contrast(self, policy_logits: Tensor | None, reference_logits: Tensor | None) -> Tensor | None:
         if policy_logits is None:  # under tensor parallelism some platforms gather logits on the first rank alone
             return None
-        return contrastive_scores(
-            policy_logits,
-            reference_logits,
-            alpha=self.config.alpha,
-            plausibility_threshold=self.config.plausibility_threshold,
-        )
+        return self._contrast(policy_logits, reference_logits)
+
+    def _contrast(self, policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
+        alpha, threshold = self.config.alpha, self.config.plausibility_threshold
+        return self.contrast(policy_logits, reference_logits, alpha=alpha, plausibility_threshold=threshold)
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         return AutoWeightsLoader(self).load_weights(weights, mapper=WeightsMapper(orig_to_new_prefix={"": "trunk."}))
@@ -237,7 +241,7 @@ class ContrastiveLoraPairForCausalLM(ContrastivePairForCausalLM):
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
         logits = self.trunk.stack.compute_logits(hidden_states.view(2 * hidden_states.shape[0], -1))
-        return self._contrast(logits, logits) if logits is None else self._contrast(logits[::2], logits[1::2])
+        return None if logits is None else self._contrast(logits[::2], logits[1::2])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         loaded = set()
