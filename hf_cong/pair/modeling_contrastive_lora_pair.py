@@ -26,7 +26,30 @@ from .configuration_contrastive_lora_pair import TARGETS, ContrastiveLoraPairCon
 from .modeling_contrastive_pair import ContrastivePairForCausalLM
 
 
-class LoraLinear(nn.Linear):
+class TwoStreamLinear(nn.Linear):
+    """
+    A linear layer whose usual input is two rows, those of one token of one prompt.
+
+    Args:
+        base (`torch.nn.Linear`):
+            The layer whose `weight` and `bias` are shared, not copied.
+    """
+
+    def __init__(self, base: nn.Linear):
+        nn.Module.__init__(self)  # `nn.Linear` would allocate a weight
+        self.in_features, self.out_features = base.in_features, base.out_features
+        self.weight, self.bias = base.weight, base.bias
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        two_rows = hidden_states.numel() == 2 * self.in_features
+        if not two_rows or hidden_states.device.type != "cpu" or hidden_states.dtype != torch.float32:
+            return F.linear(hidden_states, self.weight, self.bias)
+        # BLAS on a CPU reads the weight twice for two rows on its left, and once for two columns on its right.
+        output = torch.mm(self.weight, hidden_states.reshape(2, -1).T).T.reshape(*hidden_states.shape[:-1], -1)
+        return output.contiguous() if self.bias is None else output + self.bias
+
+
+class LoraLinear(TwoStreamLinear):
     """
     A linear layer for both streams: the low-rank delta goes to the policy's rows, in place.
 
@@ -39,9 +62,7 @@ class LoraLinear(nn.Linear):
     """
 
     def __init__(self, base: nn.Linear, lora_A: nn.Parameter, lora_B: nn.Parameter, policy_rows=slice(0, None, 2)):
-        nn.Module.__init__(self)  # `nn.Linear` would allocate a weight
-        self.in_features, self.out_features = base.in_features, base.out_features
-        self.weight, self.bias = base.weight, base.bias
+        super().__init__(base)
         self.lora_A, self.lora_B = lora_A, lora_B
         self.policy_rows = policy_rows
 
@@ -52,7 +73,7 @@ class LoraLinear(nn.Linear):
                 "tokens, width), so the two streams of a LoRA pair cannot be told apart. Merge the adapter and use "
                 "`ContrastivePairForCausalLM`."
             )
-        output = F.linear(hidden_states, self.weight, self.bias)
+        output = super().forward(hidden_states)
         delta = F.linear(F.linear(hidden_states[self.policy_rows], self.lora_A), self.lora_B)
         output[self.policy_rows].add_(delta)
         return output
@@ -239,7 +260,7 @@ class ContrastiveLoraPairForCausalLM(ContrastivePairForCausalLM):
 
 def insert_lora(model: PreTrainedModel, target_modules: list[str], rank: int):
     """
-    Puts a [`LoraLinear`] of zeros in the place of every target, in place.
+    Makes a model's linear layers those of two streams, in place: every target a [`LoraLinear`] of zeros.
 
     Args:
         model (`PreTrainedModel`): The base.
@@ -252,7 +273,11 @@ def insert_lora(model: PreTrainedModel, target_modules: list[str], rank: int):
     found = set()
     for path, layer in list(model.named_modules()):
         name = path.rpartition(".")[2]
-        if name in target_modules and is_target(path) and type(layer) is nn.Linear:
+        if type(layer) is not nn.Linear:
+            continue
+        if name not in target_modules or not is_target(path):
+            model.set_submodule(path, TwoStreamLinear(layer))
+        else:
             found.add(name)
             like = {"dtype": layer.weight.dtype, "device": layer.weight.device}
             lora_A = nn.Parameter(torch.zeros(rank, layer.in_features, **like))
