@@ -100,7 +100,10 @@ def test_rewards_of_the_first_step_are_zero(tmp_path, kind, precompute):
     before = weights(made)
     made.train()
     step = first_step(made)
-    assert float(step["rewards/chosen"]) == float(step["rewards/rejected"]) == float(step["rewards/margins"]) == 0.0
+    # Precomputed in batches of their own: on some CPUs another padding is another rounding.
+    rounding = 1e-5 if precompute else 0.0
+    for name in ("chosen", "rejected", "margins"):
+        assert abs(float(step[f"rewards/{name}"])) <= rounding
     assert float(step["loss"]) == pytest.approx(0.693147, abs=1e-4)
     assert weights(made) != before
 
