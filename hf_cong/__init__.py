@@ -21,6 +21,7 @@ __version__ = "0.1.0.dev0"
 _LAZY = {
     "ImplicitReward": "rewards",
     "generate_completions": "generation",
+    "ContinuousEngine": "engines.continuous_engine",
     "compress_pair": "compress",
     "build_sft_dataset": "preferences",
     "build_preference_dataset": "preferences",
@@ -31,6 +32,7 @@ _LAZY = {
 __all__ = [
     "ConGConfig",
     "ConGTrainer",
+    "ContinuousEngine",
     "ContrastiveLogitsProcessor",
     "ContrastiveLoraPairConfig",
     "ContrastiveLoraPairForCausalLM",
