@@ -4,6 +4,7 @@
 import json
 import logging
 import os
+import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urldefrag, urlsplit
@@ -22,6 +23,8 @@ except ImportError as error:
 
 logger = logging.getLogger(__name__)
 
+_ADDRESS = re.compile(r"https?://(\[[\da-f:.]+\]|[^\s/:#\[\]]+)(:\d+)?([/#]\S*)?", re.IGNORECASE)
+
 
 class ServerEngine(Engine):
     """
@@ -32,6 +35,9 @@ class ServerEngine(Engine):
     server's: `vllm serve pair --hf-overrides '{"alpha": 0.5}' --served-model-name pair-0.5` sets and names them.
 
     The API key, if the server wants one, is read from the environment variable `OPENAI_API_KEY`.
+
+    A server that refuses what vLLM adds to the protocol is asked without it, unless `top_k` or `repetition_penalty`
+    need it. It answers with text, which is tokenized again.
 
     Args:
         url (`str`):
@@ -44,7 +50,8 @@ class ServerEngine(Engine):
             growing pauses (0.5 to 8 seconds).
 
     Raises:
-        ValueError: if the URL is not one of HTTP, or holds a user, a password or a query, which logs would show.
+        ValueError: if the URL is not one of HTTP, or holds a user, a password or a query, which logs would show, or if
+            no header can carry the key.
     """
 
     batch_size = 64
@@ -57,12 +64,18 @@ class ServerEngine(Engine):
                 "`engine` is a URL with a user, a password or a query, which would end up in logs. Leave them out and "
                 "put the server's key into the environment variable `OPENAI_API_KEY`."
             )
-        if parts.scheme not in ("http", "https") or not parts.hostname:
+        if not _ADDRESS.fullmatch(url):
             raise ValueError(f"`engine` is {url[:80]!r}; the URL of a server must be like 'http://localhost:8000/v1'.")
+        key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
+        if not (key.isascii() and key.isprintable()):  # else the error of the HTTP client would show it
+            raise ValueError(
+                "The environment variable `OPENAI_API_KEY` holds characters that no header can carry, such as a line "
+                "end. Set it to the key alone."
+            )
         self.url, self._wanted = urldefrag(url)
         self._client = openai.OpenAI(
             base_url=self.url,
-            api_key=os.environ.get("OPENAI_API_KEY") or "none",
+            api_key=key,
             timeout=timeout,
             max_retries=max_retries,
         )
@@ -73,8 +86,9 @@ class ServerEngine(Engine):
             models = {model["id"]: model for model in listed["data"]}
         except (openai.APIError, ValueError, KeyError, TypeError) as error:
             raise ConnectionError(
-                f"`engine`: {self.url} does not say which models it serves ({_reason(error)}). Start the server, or "
-                "correct the URL, which ends with the version: 'http://localhost:8000/v1'."
+                f"`engine`: {self.url} does not say which models it serves ({_reason(error)}). Start the server, "
+                "correct the URL, which ends with the version: 'http://localhost:8000/v1', or put the key that it "
+                "wants into the environment variable `OPENAI_API_KEY`."
             ) from error
         if self._wanted not in models and (self._wanted or len(models) != 1):
             raise ValueError(
@@ -118,11 +132,14 @@ class ServerEngine(Engine):
         probe = Request(min(prompt_ids, key=len), 0)
         self._gives_ids = True
         try:
-            text = self._post(probe, max_tokens=1)
-            self._gives_ids = "token_ids" in _only_choice(text)
+            text = self._probe(probe, decoding)
+            self._gives_ids = _only_choice(text).get("token_ids") is not None
             self._read(text, probe)
         except (openai.APIError, ValueError) as error:
-            raise ConnectionError(f"`engine`: {self.url} does not complete a prompt: {_reason(error)}") from error
+            raise ConnectionError(
+                f"`engine`: {self.url} does not complete a prompt: {_reason(error)}. It must have the endpoint "
+                "/completions and take token ids as the prompt, as `vllm serve` does."
+            ) from error
         if not self._gives_ids:
             logger.warning(
                 "%s answers with text only. Its completions are tokenized again, which need not give the ids that the "
@@ -171,6 +188,23 @@ class ServerEngine(Engine):
                 f"{_reason(failures[0])}. Every answer is kept; repeat the command to go on."
             ) from failures[0]
 
+    def _probe(self, request: Request, decoding: Decoding) -> str:
+        """The body of a first answer, of one token; leaves out from now on what the server refuses and none needs."""
+        try:
+            return self._post(request, max_tokens=1)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            self._options.pop("extra_body")
+            text = self._post(request, max_tokens=1)  # fails likewise if it was another reason
+            off = {"top_k": 0, "repetition_penalty": 1.0}
+            needed = {name: value for name, value in decoding.settings().items() if off.get(name, value) != value}
+            if needed:
+                name, value = next(iter(needed.items()))
+                raise ValueError(
+                    f"`{name}={value}` is not in OpenAI's protocol; pass `{name}={off[name]}`. It says:"
+                ) from error
+            logger.warning("%s refuses what OpenAI's protocol lacks, and is asked without it.", self.url)
+            return text
+
     def _post(self, request: Request, **options) -> str:
         """The body of the answer to one request."""
         options = {**self._options, **options, "prompt": request.prompt_ids, "seed": request.seed}
@@ -188,7 +222,7 @@ class ServerEngine(Engine):
         known = range(len(self._tokenizer))
         if not isinstance(ids, list) or not all(isinstance(token, int) and token in known for token in ids):
             raise ValueError(f"it wrote {repr(ids)[:80]}, which are no ids of a tokenizer with {len(known)} tokens")
-        if choice.get("prompt_token_ids", request.prompt_ids) != request.prompt_ids:
+        if (choice.get("prompt_token_ids") or request.prompt_ids) != request.prompt_ids:
             raise ValueError("it completed other ids than those of the prompt")
         return Answer(ids[:-1] if reason == "stop" else ids, reason)  # vLLM's ids end with the one that ended it
 

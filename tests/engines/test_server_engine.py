@@ -186,6 +186,62 @@ def test_text_is_tokenized_again_and_that_is_said(server, here, tmp_path, caplog
         assert not set(row["completion_ids"]) & {2}
 
 
+EXTENSIONS = {"top_k", "min_p", "repetition_penalty", "stop_token_ids", "return_token_ids"}
+
+
+def strict(number, body):
+    """As OpenAI's own server: 400 for what its protocol lacks."""
+    return 400 if EXTENSIONS & set(body) else None
+
+
+def plain(server):
+    """The server is strict, and has its own values for what it is not told."""
+    honest, unsaid = server.complete, {"top_k": 0, "repetition_penalty": 1.0, "stop_token_ids": []}
+    server.misbehave, server.gives_ids = strict, False
+    server.complete = lambda body: honest({**unsaid, **body})
+    return server
+
+
+@pytest.mark.parametrize("settings", [{}, {"do_sample": False, "top_k": 5}], ids=str)
+def test_a_server_without_extensions_is_asked_without_them(server, tmp_path, caplog, settings):
+    here = run(make_model(), tmp_path / "here", **settings)
+    with caplog.at_level(logging.WARNING):
+        answered = run(plain(server).url, tmp_path / "there", **settings)
+    assert sum("refuses what OpenAI's protocol lacks" in record.message for record in caplog.records) == 1
+    assert [bool(EXTENSIONS & set(body)) for body in server.requests] == [True] + [False] * 13
+    assert [body["temperature"] for body in server.requests] == [0.8 if not settings else 0.0] * 14
+    for row, expected in zip(answered, here, strict=True):
+        assert row["finish_reason"] == expected["finish_reason"]
+        assert row["completion"] == TOKENIZER.decode(expected["completion_ids"], skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("name, value, off", [("top_k", 5, "0"), ("repetition_penalty", 1.2, "1.0")])
+def test_an_extension_that_is_needed_is_named(server, tmp_path, name, value, off):
+    with pytest.raises(ConnectionError, match=f"`{name}={value}` is not in OpenAI's protocol; pass `{name}={off}`"):
+        run(plain(server).url, tmp_path, **{name: value})
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_for_another_reason_is_told(server, tmp_path):
+    server.misbehave = lambda number, body: 400
+    with pytest.raises(ConnectionError, match="does not complete a prompt: .*spoilt on purpose.*/completions"):
+        run(server.url, tmp_path)
+    assert len(server.requests) == 2
+
+
+def test_ids_that_are_null_are_none(server, tmp_path):
+    honest = server.complete
+
+    def complete(body):
+        answer = honest(body)
+        answer["choices"][0].update(token_ids=None, prompt_token_ids=None)
+        return answer
+
+    server.complete = complete
+    run(server.url, tmp_path)
+    assert json.loads((tmp_path / "manifest.json").read_text())["generation"]["completion_ids"] == "of its text"
+
+
 def test_of_several_models_one_is_named(server, tmp_path):
     server.models = [{"id": "a"}, {"id": "org/b", "root": "elsewhere"}]
     with pytest.raises(ValueError, match=f"serves a, org/b; name one of them behind a #, like '{server.url}#a'"):
@@ -216,6 +272,16 @@ def test_the_key_comes_from_the_environment_and_stays_there(server, tmp_path, mo
     assert "sk-secret" not in everything
 
 
+def test_a_key_that_no_header_can_carry_is_refused_without_repeating_it(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-\nsecret")
+    with pytest.raises(ValueError, match="`OPENAI_API_KEY` holds characters") as refusal:
+        run(server.url, tmp_path)
+    assert "secret" not in str(refusal.value)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret\n")  # as a file holds it
+    run(server.url, tmp_path)
+    assert set(server.keys) == {"Bearer sk-secret"}
+
+
 @pytest.mark.parametrize("url", ["http://user:secret@host/v1", "https://secret@host/v1", "http://host/v1?key=secret"])
 def test_a_url_with_a_secret_is_refused_without_repeating_it(tmp_path, url):
     with pytest.raises(ValueError, match="`OPENAI_API_KEY`") as refusal:
@@ -223,10 +289,15 @@ def test_a_url_with_a_secret_is_refused_without_repeating_it(tmp_path, url):
     assert "secret" not in str(refusal.value)
 
 
-@pytest.mark.parametrize("url", ["ftp://host/v1", "http:///v1", "host://8000"])
+@pytest.mark.parametrize("url", ["ftp://host/v1", "http:///v1", "host://8000", "http://host:8o/v1", "http://host/v 1"])
 def test_what_is_no_address_is_refused(tmp_path, url):
     with pytest.raises(ValueError, match=f"`engine` is '{url}'; the URL of a server must be like"):
         run(url, tmp_path)
+
+
+@pytest.mark.parametrize("url", ["http://[::1]:8000/v1", "https://a.b-c/x/v1/#org/m", "http://host", "http://host#m"])
+def test_what_is_an_address_is_taken(url):
+    assert ServerEngine(url).url == url.partition("#")[0]
 
 
 def test_the_context_of_the_server_counts(server, tmp_path):
