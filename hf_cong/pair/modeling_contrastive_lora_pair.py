@@ -109,7 +109,7 @@ class ContrastiveLoraPairForCausalLM(ContrastivePairForCausalLM):
     r"""
     A [`ContrastivePairForCausalLM`] whose policy is its reference plus a LoRA adapter, run as one stack.
 
-    Overrides how the two members' logits are made (`_member_logits`): one forward with every row doubled, so the
+    Overrides how the two members' logits are made (`member_logits`): one forward with every row doubled, so the
     base's weights are read once per step instead of twice. The adapter may sit on any of `q_proj`, `k_proj`, `v_proj`,
     `o_proj`, `gate_proj`, `up_proj`, `down_proj` of the decoder layers; other kinds are refused by name. The cache has
     the rows and layers of a plain model and twice the heads.
@@ -248,7 +248,7 @@ class ContrastiveLoraPairForCausalLM(ContrastivePairForCausalLM):
                 "`pair.set_attn_implementation('sdpa')`."
             )
 
-    def _member_logits(self, past_key_values, paged_cache, **inputs) -> tuple[Tensor, Tensor]:
+    def member_logits(self, past_key_values, paged_cache, **inputs) -> tuple[Tensor, Tensor]:
         inputs |= {name: _both(inputs[name]) for name in ("input_ids", "attention_mask", "position_ids")}
         if past_key_values is not None:
             inputs["past_key_values"] = _TwoStreamCache(past_key_values)

@@ -299,7 +299,7 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
             use_cache = paged_cache is None and not self.training
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache(config=self.config)
-        policy_logits, reference_logits = self._member_logits(
+        policy_logits, reference_logits = self.member_logits(
             past_key_values,
             paged_cache,
             input_ids=input_ids,
@@ -321,7 +321,7 @@ class ContrastivePairForCausalLM(PreTrainedModel, GenerationMixin):
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=self.config.vocab_size)
         return CausalLMOutputWithPast(loss=loss, logits=logits, past_key_values=past_key_values)
 
-    def _member_logits(self, past_key_values, paged_cache, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
+    def member_logits(self, past_key_values, paged_cache, **inputs) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits of the policy and of the reference, raw, for one input."""
         policy_layers = self.config.policy_config.get_text_config().num_hidden_layers
         policy_caches, reference_caches = {}, {}
