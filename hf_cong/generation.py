@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .engines import Engine, Request, TransformersEngine, as_engine
 from .journal import Journal, check_identity, check_manifest, read_journal, read_manifest, replacing, write_manifest
-from .prompts import encode_prompt, read_prompts
+from .prompts import completion_text, encode_prompt, read_prompts
 from .sampling import Decoding, row_seed
 
 logger = logging.getLogger(__name__)
@@ -194,7 +194,7 @@ def generate_completions(
                     records = [
                         {
                             "prompt_id": names[index],
-                            "completion": _decode(tokenizer, request.prompt_ids, answer.completion_ids),
+                            "completion": completion_text(tokenizer, request.prompt_ids, answer.completion_ids),
                             "completion_ids": answer.completion_ids,
                             "finish_reason": answer.finish_reason,
                             "seed": request.seed,
@@ -211,16 +211,6 @@ def generate_completions(
         _finish(output_dir, rows, rows_in, dropped, plan)
     state.wait_for_everyone()  # and so are the files
     return _read_finished(output_dir, identity)
-
-
-def _decode(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completion_ids: list[int]) -> str:
-    """The completion's text as it stands after the prompt: alone, SentencePiece would lose its leading space."""
-    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
-    prompt = tokenizer.decode(prompt_ids, **options)
-    both = tokenizer.decode(prompt_ids + completion_ids, **options)
-    if both.startswith(prompt):
-        return both[len(prompt) :]
-    return tokenizer.decode(completion_ids, **options)  # the prompt ended within a character
 
 
 def _fitting(lengths: list[int], limit: int | float, max_new_tokens: int, invalid: str) -> list[int]:

@@ -156,6 +156,17 @@ def encode_prompt(
     return ids
 
 
+def completion_text(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completion_ids: list[int]) -> str:
+    """The completion's text as it stands after the prompt: alone, SentencePiece would lose its leading space."""
+    options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+    before = prompt_ids[-32:]  # enough for the space, and a long prompt is not decoded again and again
+    prompt = tokenizer.decode(before, **options)
+    both = tokenizer.decode(before + completion_ids, **options)
+    if both.startswith(prompt):
+        return both[len(prompt) :]
+    return tokenizer.decode(completion_ids, **options)  # the prompt ended within a character
+
+
 def appends_eos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Whether the tokenizer ends every text with an end-of-sequence token of its own."""
     last, last_bare = (tokenizer("a", add_special_tokens=added)["input_ids"][-1:] for added in (True, False))

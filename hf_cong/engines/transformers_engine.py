@@ -19,6 +19,25 @@ from .base import Answer, Engine, Request
 logger = logging.getLogger(__name__)
 
 
+@contextlib.contextmanager
+def decoding_with(model: PreTrainedModel | PeftModel, generation_config: GenerationConfig) -> Iterator[None]:
+    """Eval mode, and these settings in the place of the model's own, which `generate` falls back on."""
+    holder = model.get_base_model() if isinstance(model, PeftModel) else model
+    own, training = holder.generation_config, model.training
+    holder.generation_config = generation_config
+    model.eval()
+    try:
+        yield
+    finally:
+        holder.generation_config = own
+        model.train(training)
+
+
+def is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether fewer rows may do: of any device, the CPU included."""
+    return isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)
+
+
 class TransformersEngine(Engine):
     """
     A model in this process.
@@ -90,7 +109,7 @@ class TransformersEngine(Engine):
 
     def complete(self, batches: list[list[Request]]) -> Iterator[list[Answer]]:
         most_rows = max(map(len, batches), default=1)
-        with self._decoding():
+        with decoding_with(self.model, self._config):
             for batch in batches:
                 answers = []
                 while len(answers) < len(batch):
@@ -104,25 +123,12 @@ class TransformersEngine(Engine):
                         answers += written
                 yield answers
 
-    @contextlib.contextmanager
-    def _decoding(self) -> Iterator[None]:
-        """Eval mode, and our settings in the place of the model's own, which `generate` falls back on."""
-        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
-        own, training = model.generation_config, self.model.training
-        model.generation_config = self._config
-        self.model.eval()
-        try:
-            yield
-        finally:
-            model.generation_config = own
-            self.model.train(training)
-
     def _generate(self, batch: list[Request]) -> list[Answer] | None:
         """The answers to a batch; `None` if several rows were too many for the memory."""
         try:
             return [self._cut(ids) for ids in self._write(batch)]
         except RuntimeError as error:
-            if not (isinstance(error, torch.OutOfMemoryError) or should_reduce_batch_size(error)):
+            if not is_out_of_memory(error):
                 raise
             if len(batch) == 1:
                 raise RuntimeError(
