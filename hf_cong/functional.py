@@ -21,6 +21,20 @@ def check_alpha(alpha: float, plausibility_threshold: float) -> None:
             f"`alpha` must lie in [0, 1], got {alpha!r}. It is the weight kept on the policy: 1 is the policy itself, "
             "0.3 to 0.5 is the usual range."
         )
+    _check_threshold(plausibility_threshold)
+
+
+def check_beta(beta: float, plausibility_threshold: float) -> None:
+    """Raises `ValueError` unless `beta` is finite and at least 0, and `plausibility_threshold` lies in [0, 1)."""
+    if not 0 <= beta < math.inf:
+        raise ValueError(
+            f"`beta` must be a finite number of at least 0, got {beta!r}. It is the weight of the pair: 0 is the base "
+            "itself, 1 adds the log-ratio of policy and reference as it is."
+        )
+    _check_threshold(plausibility_threshold)
+
+
+def _check_threshold(plausibility_threshold: float) -> None:
     if not 0 <= plausibility_threshold < 1:
         raise ValueError(
             f"`plausibility_threshold` must lie in [0, 1), got {plausibility_threshold!r}. 0 keeps every token, 0.1 "
@@ -47,7 +61,7 @@ def plausibility_mask(policy_logits: Tensor, plausibility_threshold: float = 0.1
     Source: the adaptive plausibility constraint of [Contrastive Decoding](https://huggingface.co/papers/2210.15097),
     used by [ConG](https://huggingface.co/papers/2510.07884) as V_head.
     """
-    check_alpha(1.0, plausibility_threshold)
+    _check_threshold(plausibility_threshold)
     policy_logits = policy_logits.float()
     if plausibility_threshold == 0:
         return policy_logits > -math.inf
@@ -108,11 +122,87 @@ def contrastive_scores(
     (1 − α)·log(π/π_ref) + α·log π.
     """
     check_alpha(alpha, plausibility_threshold)
-    policy_logps, reference_logps = _common_logps(policy_logits, reference_logits)
+    policy_logps, reference_logps = _common_logps(policy_logits=policy_logits, reference_logits=reference_logits)
+    reference_logps = reference_logps.clamp(min=-SOFT_FLOOR)
     scores = torch.sub(policy_logps, reference_logps, alpha=1 - alpha)
     if mask:
         plausible = plausibility_mask(policy_logps, plausibility_threshold)
         scores = torch.where(plausible, scores, policy_logps - SOFT_FLOOR)
+    return scores.log_softmax(-1)
+
+
+def emulated_fine_tuning_scores(
+    base_logits: Tensor,
+    policy_logits: Tensor,
+    reference_logits: Tensor,
+    *,
+    beta: float = 1.0,
+    plausibility_threshold: float = 0.1,
+    mask: bool = True,
+) -> Tensor:
+    r"""
+    Steers a large base by what alignment changed in a small pair; returns the log-probabilities of the result.
+
+        F(v) = log π_base(v) + β · (log π(v) − log π_ref(v))   on the base's plausible set,      p_β = softmax(F)
+
+    One formula under several names. Emulated fine-tuning (up-scaling) is β = 1; proxy-tuning is the same without a
+    plausible set; DeRa realigns with λ = β and the reference as the base, also without one. With the policy as the
+    base it is the contrast at temperature α: F = F_α / α, α = 1 / (1 + β), F_α of [`contrastive_scores`].
+
+    With `mask=True` the implausible tokens keep the finite score `F(v) = log π_base(v) − 1e4`: probability exactly 0
+    in float32, but the order among them is the base's.
+
+    Args:
+        base_logits (`torch.Tensor` of shape `(..., V_base)`):
+            Raw logits (or log-probabilities) of the base, the model that is steered. `-inf` means forbidden and stays
+            so.
+        policy_logits (`torch.Tensor` of shape `(..., V)`):
+            The same of the policy, the small model after alignment. Any dtype, on the same device. Heads that are
+            padded to different widths are cut to the narrowest. No token counts as less likely than −1e4 nats.
+        reference_logits (`torch.Tensor` of shape `(..., V_ref)`):
+            The same of the reference, the small model before alignment.
+        beta (`float`, *optional*, defaults to `1.0`):
+            β, at least 0, the weight of the pair. `0.0` is the base on its plausible set.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`):
+            τ in [0, 1) of [`plausibility_mask`], taken on the base. `0.0` is without a plausible set.
+        mask (`bool`, *optional*, defaults to `True`):
+            Whether to apply the plausible set. `False` gives the likelihood of every token, for scoring given text.
+
+    Returns:
+        `torch.FloatTensor` of shape `(..., min(V_base, V, V_ref))`: log p_β in nats, normalised, never NaN.
+
+    Raises:
+        ValueError: if `beta` or `plausibility_threshold` is out of range, the leading shapes differ, or a row of
+            logits has no finite maximum (wholly forbidden, or NaN).
+
+    Example:
+
+    ```python
+    >>> import torch
+    >>> from hf_cong import emulated_fine_tuning_scores
+
+    >>> base = torch.tensor([[0.4, 0.4, 0.2]]).log()
+    >>> policy, reference = torch.tensor([[0.6, 0.2, 0.2]]).log(), torch.tensor([[0.2, 0.6, 0.2]]).log()
+    >>> emulated_fine_tuning_scores(base, policy, reference).exp()
+    tensor([[0.7826, 0.0870, 0.1304]])
+    ```
+
+    Source: [EFT](https://huggingface.co/papers/2310.12962); relatives:
+    [proxy-tuning](https://huggingface.co/papers/2401.08565), [DeRa](https://huggingface.co/papers/2402.02992).
+    """
+    check_beta(beta, plausibility_threshold)
+    base_logps, policy_logps, reference_logps = _common_logps(
+        base_logits=base_logits, policy_logits=policy_logits, reference_logits=reference_logits
+    )
+    log_ratios = policy_logps.clamp(min=-SOFT_FLOOR) - reference_logps.clamp(min=-SOFT_FLOOR)
+    # A larger beta would overflow float32; by then all probability has long been on one token.
+    scores = torch.add(base_logps, log_ratios, alpha=min(beta, 1e30))
+    if mask:
+        plausible = plausibility_mask(base_logps, plausibility_threshold)
+        # A large beta sends plausible tokens down there too. The floor gives way: none of them may end up below it.
+        lowest = scores.masked_fill(~plausible, math.inf).amin(-1, keepdim=True)
+        floor = (lowest + SOFT_FLOOR / 2).clamp(max=0) - SOFT_FLOOR
+        scores = torch.where(plausible, scores, base_logps + floor)
     return scores.log_softmax(-1)
 
 
@@ -139,22 +229,24 @@ def official_scores(
     Source: the released code of [ConG](https://huggingface.co/papers/2510.07884).
     """
     check_alpha(alpha, plausibility_threshold)
-    policy_logps, reference_logps = _common_logps(policy_logits, reference_logits)
+    policy_logps, reference_logps = _common_logps(policy_logits=policy_logits, reference_logits=reference_logits)
+    reference_logps = reference_logps.clamp(min=-SOFT_FLOOR)
     implausible = ~plausibility_mask(policy_logps, plausibility_threshold)
     refilled = reference_logps.masked_fill(implausible, -1e-3).log_softmax(-1)
     return (policy_logps - (1 - alpha) * refilled).masked_fill(implausible, -math.inf)
 
 
-def _common_logps(policy_logits: Tensor, reference_logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Both log-probabilities on the width that both heads have."""
-    if policy_logits.shape[:-1] != reference_logits.shape[:-1]:
-        raise ValueError(
-            f"`policy_logits` and `reference_logits` must agree in all but the last dimension, got "
-            f"{tuple(policy_logits.shape)} and {tuple(reference_logits.shape)}."
-        )
-    width = min(policy_logits.shape[-1], reference_logits.shape[-1])
-    reference_logps = log_softmax(reference_logits[..., :width])
-    return log_softmax(policy_logits[..., :width]), reference_logps.clamp(min=-SOFT_FLOOR)
+def _common_logps(**logits: Tensor) -> list[Tensor]:
+    """Log-probabilities, by argument name, on the width that all heads have."""
+    (first_name, first), *others = logits.items()
+    for name, other in others:
+        if other.shape[:-1] != first.shape[:-1]:
+            raise ValueError(
+                f"`{first_name}` and `{name}` must agree in all but the last dimension, got {tuple(first.shape)} and "
+                f"{tuple(other.shape)}."
+            )
+    width = min(tensor.shape[-1] for tensor in logits.values())
+    return [log_softmax(tensor[..., :width]) for tensor in logits.values()]
 
 
 def log_softmax(logits: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ from typing import ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..functional import check_alpha
-from .configuration_contrastive_pair import _build
+from .configuration_contrastive_pair import adopted, build_config, key_value_shape
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -49,7 +49,7 @@ class ContrastiveLoraPairConfig(PreTrainedConfig):
         **kwargs,
     ):
         check_alpha(alpha, plausibility_threshold)
-        reference_config = _build(reference_config)
+        reference_config = build_config(reference_config)
         if reference_config.get_text_config() is not reference_config:
             raise ValueError(
                 f"`reference_config` is of a {reference_config.model_type!r} model, which is more than a text model. "
@@ -61,26 +61,22 @@ class ContrastiveLoraPairConfig(PreTrainedConfig):
             raise ValueError(f"`target_modules` must be names among {', '.join(TARGETS)}, got {unknown!r:.80}.")
         if not isinstance(lora_rank, int) or lora_rank < 1:
             raise ValueError(f"`lora_rank` must be a whole number of at least 1, got {lora_rank!r:.80}.")
-        for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-            kwargs.setdefault(name, reference_config.to_dict().get(name))
-        kwargs.setdefault("tie_word_embeddings", False)  # the stack ties its own
-        # `super` hands these down to the sub-configuration, and without a value would reset its own.
-        for name in ("attn_implementation", "experts_implementation"):
-            own = getattr(reference_config, f"_{name}")
-            kwargs.setdefault(name, {"reference_config": own, "": own})
         self.reference_config = reference_config
         self.lora_rank, self.target_modules = lora_rank, target_modules
         self.alpha, self.plausibility_threshold = alpha, plausibility_threshold
-        super().__init__(**kwargs)
+        super().__init__(**{**adopted(self, reference_config), **kwargs})
+
+    @property
+    def stacks(self) -> dict[str, PreTrainedConfig]:
+        """The one stack in the cache, by the roles of its streams."""
+        return {"policy and reference": self.get_text_config()}
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
         """What caches, masks and continuous batching size themselves by: the two streams are twice the heads."""
         reference = self.reference_config
         both = copy.copy(reference)
-        heads = reference.num_attention_heads
-        kv_heads = getattr(reference, "num_key_value_heads", None) or heads
-        both.head_dim = getattr(reference, "head_dim", None) or reference.hidden_size // heads
-        both.num_attention_heads, both.num_key_value_heads = 2 * heads, 2 * kv_heads
+        key_value_heads, both.head_dim = key_value_shape(reference)
+        both.num_attention_heads, both.num_key_value_heads = 2 * reference.num_attention_heads, 2 * key_value_heads
         return both
 
     @property
