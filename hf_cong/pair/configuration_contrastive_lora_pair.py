@@ -7,12 +7,12 @@ from typing import ClassVar
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..functional import check_alpha
-from .configuration_contrastive_pair import adopted, build_config, key_value_shape
+from .configuration_stacks import StacksConfig, build_config, key_value_shape
 
 TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
-class ContrastiveLoraPairConfig(PreTrainedConfig):
+class ContrastiveLoraPairConfig(StacksConfig):
     r"""
     Configuration of a [`ContrastiveLoraPairForCausalLM`].
 
@@ -64,11 +64,10 @@ class ContrastiveLoraPairConfig(PreTrainedConfig):
         self.reference_config = reference_config
         self.lora_rank, self.target_modules = lora_rank, target_modules
         self.alpha, self.plausibility_threshold = alpha, plausibility_threshold
-        super().__init__(**{**adopted(self, reference_config), **kwargs})
+        super().__init__(reference_config, **kwargs)
 
     @property
     def stacks(self) -> dict[str, PreTrainedConfig]:
-        """The one stack in the cache, by the roles of its streams."""
         return {"policy and reference": self.get_text_config()}
 
     def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
@@ -78,15 +77,3 @@ class ContrastiveLoraPairConfig(PreTrainedConfig):
         key_value_heads, both.head_dim = key_value_shape(reference)
         both.num_attention_heads, both.num_key_value_heads = 2 * reference.num_attention_heads, 2 * key_value_heads
         return both
-
-    @property
-    def vocab_size(self) -> int:
-        return self.reference_config.vocab_size
-
-    @property
-    def hidden_size(self) -> int:
-        return self.reference_config.hidden_size
-
-    @property
-    def num_hidden_layers(self) -> int:
-        return self.reference_config.num_hidden_layers

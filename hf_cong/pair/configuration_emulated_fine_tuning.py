@@ -7,12 +7,13 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from ..functional import check_beta
 from .configuration_contrastive_lora_pair import ContrastiveLoraPairConfig
-from .configuration_contrastive_pair import ContrastivePairConfig, adopted, build_config, check_one_family, one_stack
+from .configuration_contrastive_pair import ContrastivePairConfig
+from .configuration_stacks import StacksConfig, build_config, check_one_family
 
 _PAIRS = {config.model_type: config for config in (ContrastivePairConfig, ContrastiveLoraPairConfig)}
 
 
-class EmulatedFineTuningConfig(PreTrainedConfig):
+class EmulatedFineTuningConfig(StacksConfig):
     r"""
     Configuration of an [`EmulatedFineTuningForCausalLM`].
 
@@ -51,29 +52,11 @@ class EmulatedFineTuningConfig(PreTrainedConfig):
             "EmulatedFineTuningLogitsProcessor", base=self.base_config, policy=self.pair_config.reference_config
         )
         self.beta, self.plausibility_threshold = beta, plausibility_threshold
-        super().__init__(**{**adopted(self, self.base_config), **kwargs})
+        super().__init__(self.base_config, **kwargs)
 
     @property
     def stacks(self) -> dict[str, PreTrainedConfig]:
-        """The stacks in the order of their layers in the cache, by role."""
         return {"base": self.base_config.get_text_config(), **self.pair_config.stacks}
-
-    def get_text_config(self, decoder=None, encoder=None) -> PreTrainedConfig:
-        """What caches, masks and continuous batching size themselves by: one stack as deep as all, the base first."""
-        return one_stack(self.stacks)
-
-    @property
-    def vocab_size(self) -> int:
-        """Width of the logits: the narrowest head, since padded heads are cut."""
-        return self.get_text_config().vocab_size
-
-    @property
-    def hidden_size(self) -> int:
-        return self.base_config.get_text_config().hidden_size
-
-    @property
-    def num_hidden_layers(self) -> int:
-        return self.get_text_config().num_hidden_layers
 
 
 def _build_pair_config(config) -> ContrastivePairConfig | ContrastiveLoraPairConfig:
