@@ -1,8 +1,30 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""What a search asks of the model it steers: to go on with these rows by a few tokens."""
+"""What a search asks of the model it steers: to go on with these rows by a few tokens. And how a local model does it."""
 
 import abc
+from inspect import signature
 from typing import NamedTuple
+
+import torch
+from peft import PeftModel
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
+from transformers.generation import GenerateDecoderOnlyOutput
+
+from ..compatibility import context_length
+from ..engines.transformers_engine import decoding_with
+from ..prompts import completion_text, encode_prompt
+from ..sampling import draw, uniforms
+
+# Tokens between two looks for a stop string within a chunk; what lies behind one is cut anyway.
+_LOOK_EVERY = 16
 
 
 class Row(NamedTuple):
@@ -69,3 +91,174 @@ class Sampler(abc.ABC):
 
         No row has a parent that is finished. Rows of the `extend` before that are nobody's parent are gone.
         """
+
+
+class ModelSampler(Sampler):
+    """
+    Rows of a model in this process.
+
+    A prompt is read once, whatever the number of its rows; from chunk to chunk the cache of keys and values follows
+    the rows. Each chunk is one call of `generate`, so every family decodes in its own way.
+
+    Args:
+        model (`PreTrainedModel` or `PeftModel`):
+            A decoder-only model, a pair among them. While it samples, it is in eval mode.
+        tokenizer (`PreTrainedTokenizerBase`):
+            Its tokenizer.
+        special_tokens (`dict`):
+            `eos_token_id` (`list[int]`) and `pad_token_id`, as [`~transformers.GenerationConfig`] takes them.
+        logits_processor (`list[LogitsProcessor]`):
+            What acts on the scores, warpers last.
+        do_sample (`bool`, *optional*, defaults to `True`):
+            `False` takes the most probable token at every step.
+        stop_strings (`list[str]`, *optional*):
+            Texts that end a completion.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables for the chat template.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel,
+        tokenizer: PreTrainedTokenizerBase,
+        special_tokens: dict,
+        logits_processor: list[LogitsProcessor],
+        *,
+        do_sample: bool = True,
+        stop_strings: list[str] | None = None,
+        chat_template_kwargs: dict | None = None,
+    ):
+        base = model.get_base_model() if isinstance(model, PeftModel) else model
+        if model.config.is_encoder_decoder or "past_key_values" not in signature(base.forward).parameters:
+            raise ValueError(
+                f"`model` is a {model.config.model_type!r} model, whose rows cannot go on from a cache of keys and values. "
+                "Use a decoder-only model, one that `AutoModelForCausalLM` loads."
+            )
+        self.model, self.tokenizer = model, tokenizer
+        self.special_tokens, self.logits_processor = special_tokens, logits_processor
+        self.do_sample, self.stop_strings = do_sample, stop_strings or []
+        self.chat_template_kwargs = chat_template_kwargs
+
+    def lengths(self, prompts: list, max_new_tokens: int) -> list[int]:
+        lengths = [len(self._encode(prompt)) for prompt in prompts]
+        limit = context_length(self.model)
+        for index, length in enumerate(lengths):
+            if limit is not None and length + max_new_tokens > limit:
+                raise ValueError(
+                    f"Prompt {index} has {length} tokens; with `max_new_tokens={max_new_tokens}` the context of "
+                    f"`model` leaves {limit - max_new_tokens}. Shorten the prompt, or lower `max_new_tokens`."
+                )
+        return lengths
+
+    def start(self, prompts: list, max_new_tokens: int) -> None:
+        self._prompts = [self._encode(prompt) for prompt in prompts]
+        self._max_new_tokens, self._uniforms = max_new_tokens, {}
+        self._width = max(map(len, self._prompts))
+        padding = [self._width - len(ids) for ids in self._prompts]
+        pad = self.special_tokens["pad_token_id"]
+        ids = [[pad] * n + ids for n, ids in zip(padding, self._prompts, strict=True)]
+        mask = [[0] * n + [1] * (self._width - n) for n in padding]
+        self._ids = torch.tensor(ids, device=self.model.device)  # (rows, tokens so far)
+        self._mask = torch.tensor(mask, device=self.model.device)
+        self._prompt_of = list(range(len(prompts)))
+        self._cache = None
+        if self._width > 1:
+            # All but the last token, which the first step of every row reads.
+            self._cache = self._generate(self._ids[:, :-1], self._mask[:, :-1], 1, {}, [], []).past_key_values
+
+    def extend(self, rows: list[Row], length: int) -> list[Continuation]:
+        parents = torch.tensor([row.parent for row in rows], device=self.model.device)
+        self._prompt_of = [self._prompt_of[row.parent] for row in rows]
+        if self._cache is not None:
+            self._cache.reorder_cache(parents)
+        ids, mask = self._ids[parents], self._mask[parents]
+        processors = [*self.logits_processor]
+        if self.do_sample:
+            processors.append(_Draw(self._streams(rows), self._width))
+        criteria = [_StopStrings(self, self._width)] if self.stop_strings else []
+        output = self._generate(ids, mask, length, self.special_tokens, processors, criteria)
+        self._ids, self._cache = output.sequences, output.past_key_values
+        self._mask = torch.nn.functional.pad(mask, (0, self._ids.shape[1] - ids.shape[1]), value=1)
+        written = self._ids[:, self._width :].tolist()
+        return [self._continuation(*row) for row in zip(self._prompt_of, written, strict=True)]
+
+    def has_stop_string(self, row: int, ids: list[int]) -> bool:
+        """Whether a row whose new ids are these holds a stop string."""
+        text = completion_text(self.tokenizer, self._prompts[self._prompt_of[row]], ids)
+        return _first(self.stop_strings, text) is not None
+
+    def _encode(self, prompt: str | list[dict] | list[int]) -> list[int]:
+        if isinstance(prompt, list) and isinstance(prompt[0], int):
+            return prompt
+        return encode_prompt(self.tokenizer, prompt, chat_template_kwargs=self.chat_template_kwargs)
+
+    def _streams(self, rows: list[Row]) -> torch.FloatTensor:
+        """The random numbers of each row, of shape `(rows, max_new_tokens)`."""
+        for seed in {row.seed for row in rows} - self._uniforms.keys():
+            self._uniforms[seed] = uniforms([seed], self._max_new_tokens)[0]
+        return torch.stack([self._uniforms[row.seed] for row in rows]).to(self.model.device)
+
+    def _generate(
+        self,
+        ids: torch.LongTensor,
+        mask: torch.LongTensor,
+        length: int,
+        special_tokens: dict,
+        processors: list[LogitsProcessor],
+        criteria: list[StoppingCriteria],
+    ) -> GenerateDecoderOnlyOutput:
+        config = GenerationConfig(
+            do_sample=False, max_new_tokens=length, return_dict_in_generate=True, **special_tokens
+        )
+        with decoding_with(self.model, config):
+            return self.model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                past_key_values=self._cache,
+                generation_config=config,
+                logits_processor=LogitsProcessorList(processors),
+                stopping_criteria=StoppingCriteriaList(criteria),
+            )
+
+    def _continuation(self, prompt: int, ids: list[int]) -> Continuation:
+        eos = self.special_tokens["eos_token_id"]
+        end = next((position for position, token in enumerate(ids) if token in eos), None)
+        stop_reason, ids = None if end is None else ids[end], ids[:end]
+        prompt_ids = self._prompts[prompt]
+        text = completion_text(self.tokenizer, prompt_ids, ids)
+        stop_string = _first(self.stop_strings, text)
+        if stop_string is None:
+            return Continuation(ids, text, end is not None, stop_reason)
+        text = text[: text.index(stop_string)]
+        count = next(n for n in range(len(ids) + 1) if completion_text(self.tokenizer, prompt_ids, ids[:n]).startswith(text))
+        return Continuation(ids[:count], text, True, stop_string)
+
+
+class _Draw(LogitsProcessor):
+    """[`draw`] with random numbers at hand, of which the first is for the token behind `prompt_length` tokens."""
+
+    def __init__(self, uniforms: torch.FloatTensor, prompt_length: int):
+        self.uniforms, self.prompt_length = uniforms, prompt_length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        return draw(scores, self.uniforms[:, input_ids.shape[1] - self.prompt_length])
+
+
+class _StopStrings(StoppingCriteria):
+    """Ends rows of a long chunk soon after a stop string. The stock criterion would look into the prompt too."""
+
+    def __init__(self, sampler: ModelSampler, prompt_length: int):
+        self.sampler, self.prompt_length = sampler, prompt_length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor, **kwargs) -> torch.BoolTensor:
+        written = input_ids[:, self.prompt_length :]
+        if written.shape[1] % _LOOK_EVERY:
+            return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
+        done = [self.sampler.has_stop_string(row, ids) for row, ids in enumerate(written.tolist())]
+        return torch.tensor(done, device=input_ids.device)
+
+
+def _first(stop_strings: list[str], text: str) -> str | None:
+    """The stop string that begins first."""
+    found = [(text.index(stop_string), stop_string) for stop_string in stop_strings if stop_string in text]
+    return min(found)[1] if found else None

@@ -1,0 +1,418 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Weak-to-Strong Search over prompts: many beams in one batch, sampled together and scored together."""
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from accelerate.utils.memory import clear_device_cache
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..engines.transformers_engine import TransformersEngine, is_out_of_memory
+from ..prompts import encode_prompt, read_prompts
+from ..rewards import ImplicitReward
+from ..sampling import Decoding, row_seed
+from .beam import Beam, SearchResult, kl_bound
+from .samplers import ModelSampler, Row, Sampler
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSettings:
+    """
+    Everything that decides what a search finds, but for the models and the prompts: see [`weak_to_strong_search`].
+
+    Raises:
+        TypeError: if a whole number is not an `int`, or a stop string not a `str`.
+        ValueError: if a setting is out of range.
+    """
+
+    beam_width: int = 4
+    successors_per_beam: int = 4
+    chunk_length: int | None = 5
+    max_new_tokens: int = 128
+    temperature: float = 0.7
+    top_k: int = 50
+    top_p: float = 1.0
+    do_sample: bool = True
+    stop_strings: tuple[str, ...] = ()
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("beam_width", "successors_per_beam", "chunk_length", "max_new_tokens", "top_k", "seed"):
+            value = getattr(self, name)
+            if value is None and name == "chunk_length":
+                continue
+            if not isinstance(value, int):
+                raise TypeError(f"`{name}` must be an int, got {repr(value)[:80]}.")
+            if name in ("beam_width", "successors_per_beam", "chunk_length") and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        self.decoding()
+        if not self.do_sample and self.first_rows > 1:
+            raise ValueError(
+                f"`do_sample=False` writes one completion, so all {self.first_rows} rows of `beam_width="
+                f"{self.beam_width}` and `successors_per_beam={self.successors_per_beam}` would be equal. Sample, or "
+                "set both to 1."
+            )
+        if isinstance(self.stop_strings, str) or not all(isinstance(text, str) for text in self.stop_strings):
+            raise TypeError(f"`stop_strings` must be a list of strings, got {repr(self.stop_strings)[:80]}.")
+        if "" in self.stop_strings:
+            raise ValueError("`stop_strings` holds an empty string, which would end every completion at once.")
+
+    @property
+    def first_rows(self) -> int:
+        """Rows of a prompt in its first chunk, and at most in every other."""
+        return self.beam_width * self.successors_per_beam
+
+    def decoding(self) -> Decoding:
+        """How the model samples."""
+        return Decoding(
+            max_new_tokens=self.max_new_tokens,
+            do_sample=self.do_sample,
+            repetition_penalty=1.0,
+            temperature=self.temperature,
+            top_k=self.top_k,
+            top_p=self.top_p,
+        )
+
+
+def weak_to_strong_search(
+    model: PreTrainedModel | PeftModel | str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    prompts: list[str] | list[list[dict]],
+    reward: ImplicitReward,
+    *,
+    beam_width: int = 4,
+    successors_per_beam: int = 4,
+    chunk_length: int | None = 5,
+    max_new_tokens: int = 128,
+    temperature: float = 0.7,
+    top_k: int = 50,
+    top_p: float = 1.0,
+    do_sample: bool = True,
+    stop_strings: list[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    chat_template_kwargs: dict | None = None,
+) -> list[SearchResult]:
+    """
+    Searches the samples of a frozen model for what a weak pair's implicit reward prefers: chunk-level beam search.
+
+    Every prompt starts with W·K rows. After each chunk of L tokens the W best by implicit reward survive, and each
+    gets K successors. A finished survivor holds its place without being sampled further; equal rows count once; a
+    prompt whose survivors are all finished leaves the batch. A completion cut at `max_new_tokens` gets no credit for
+    an end, nor does one that a stop string ended, since the pair never saw an end there.
+
+    With one vocabulary the ids that were sampled are scored. Otherwise their text is, so `model` may be of any family,
+    and each model reads the prompt through its own chat template.
+
+    A row draws its own random numbers. In float32 a result does not depend on the other prompts, nor on `batch_size`;
+    with W = K = 1 it is the completion of [`generate_completions`] at the same settings. A batch that does not fit in
+    memory is searched in halves.
+
+    Args:
+        model (`PreTrainedModel`, `PeftModel` or `str`):
+            The model that samples: any causal language model, a [`ContrastivePairForCausalLM`] among them; or the URL
+            of an OpenAI-compatible server, see [`EndpointSampler`].
+        tokenizer (`PreTrainedTokenizerBase`, *optional*):
+            Its tokenizer. `None` for a server and plain prompts.
+        prompts (`list[str]` or `list[list[dict]]`):
+            Plain prompts, or chat messages; none twice.
+        reward ([`ImplicitReward`]):
+            The weak pair, with its own tokenizer.
+        beam_width (`int`, *optional*, defaults to `4`):
+            W, hypotheses kept after each chunk.
+        successors_per_beam (`int`, *optional*, defaults to `4`):
+            K, rows sampled from each.
+        chunk_length (`int`, *optional*, defaults to `5`):
+            L, tokens between two selections. `None` selects once, at the end.
+        max_new_tokens (`int`, *optional*, defaults to `128`):
+            Most tokens of a completion.
+        temperature (`float`, *optional*, defaults to `0.7`):
+            Divides the scores before sampling.
+        top_k (`int`, *optional*, defaults to `50`):
+            Samples from this many most probable tokens; `0` is off.
+        top_p (`float`, *optional*, defaults to `1.0`):
+            Samples from the smallest set of tokens with this much probability; `1.0` is off.
+        do_sample (`bool`, *optional*, defaults to `True`):
+            `False` takes the most probable token at every step, which leaves nothing to search: for W = K = 1 only.
+        stop_strings (`list[str]`, *optional*):
+            Texts that end a completion, which is cut before them.
+        seed (`int`, *optional*, defaults to `0`):
+            With the content of a prompt, it determines the random numbers of that prompt's rows.
+        batch_size (`int`, *optional*, defaults to `8`):
+            Prompts at a time, of W·K rows each.
+        chat_template_kwargs (`dict`, *optional*):
+            Variables for the chat template of `tokenizer`.
+
+    Returns:
+        `list[SearchResult]`: in the order of the prompts.
+
+    Raises:
+        TypeError: if `model`, `reward` or a setting is of another type.
+        ValueError: if a setting is out of range, a prompt is invalid or too long for a model, or a reward is not a
+            number.
+        RuntimeError: if one prompt alone does not fit in memory.
+
+    Example:
+
+    ```python
+    >>> from hf_cong import ImplicitReward, weak_to_strong_search
+
+    >>> reward = ImplicitReward(policy, reference, weak_tokenizer)
+    >>> results = weak_to_strong_search(model, tokenizer, ["Once upon a time"], reward)
+    >>> results[0].completion, results[0].implicit_reward, results[0].kl
+    ```
+
+    Source: [Weak-to-Strong Search](https://huggingface.co/papers/2405.19262), Algorithm 1. Its code credits truncated
+    completions with an end and lets copies of a finished one fill the beam; this does neither.
+    """
+    settings = SearchSettings(
+        beam_width=beam_width,
+        successors_per_beam=successors_per_beam,
+        chunk_length=chunk_length,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        do_sample=do_sample,
+        stop_strings=stop_strings or (),
+        seed=seed,
+    )
+    if not isinstance(reward, ImplicitReward):
+        raise TypeError(f"`reward` must be an ImplicitReward, got {type(reward).__name__}.")
+    rows, _ = read_prompts(prompts)
+    names, prompts = rows["prompt_id"][:], rows["prompt"][:]
+    sampler = as_sampler(model, tokenizer, settings, chat_template_kwargs=chat_template_kwargs)
+    batches = search_batches(sampler, reward, names, prompts, settings, batch_size=batch_size)
+    results = {result.prompt_id: result for batch in batches for result in batch}
+    return [results[name] for name in names]
+
+
+def best_of_n(
+    model: PreTrainedModel | PeftModel | str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    prompts: list[str] | list[list[dict]],
+    reward: ImplicitReward,
+    *,
+    n: int,
+    max_new_tokens: int = 128,
+    temperature: float = 0.7,
+    top_k: int = 50,
+    top_p: float = 1.0,
+    stop_strings: list[str] | None = None,
+    seed: int = 0,
+    batch_size: int = 8,
+    chat_template_kwargs: dict | None = None,
+) -> list[SearchResult]:
+    """
+    The best of `n` samples by implicit reward: [`weak_to_strong_search`] with W = 1, K = n and one chunk.
+
+    Args:
+        n (`int`): Samples per prompt.
+
+    The other arguments, the result and the errors are those of [`weak_to_strong_search`].
+    """
+    return weak_to_strong_search(
+        model,
+        tokenizer,
+        prompts,
+        reward,
+        beam_width=1,
+        successors_per_beam=n,
+        chunk_length=None,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        stop_strings=stop_strings,
+        seed=seed,
+        batch_size=batch_size,
+        chat_template_kwargs=chat_template_kwargs,
+    )
+
+
+def as_sampler(
+    model: PreTrainedModel | PeftModel | str,
+    tokenizer: PreTrainedTokenizerBase | None,
+    settings: SearchSettings,
+    *,
+    chat_template_kwargs: dict | None = None,
+) -> Sampler:
+    """
+    The sampler of a model or of a server, with these settings.
+
+    Raises:
+        TypeError: if `model` is neither, or a model comes without its tokenizer.
+        ValueError: if it is an encoder-decoder, or has fewer embeddings than the tokenizer has tokens.
+    """
+    if isinstance(model, str) and "://" in model:
+        from .endpoint_sampler import EndpointSampler
+
+        return EndpointSampler(
+            model,
+            tokenizer=tokenizer,
+            temperature=settings.temperature,
+            top_k=settings.top_k,
+            top_p=settings.top_p,
+            do_sample=settings.do_sample,
+            stop_strings=list(settings.stop_strings),
+            chat_template_kwargs=chat_template_kwargs,
+        )
+    if not isinstance(model, PreTrainedModel | PeftModel):
+        raise TypeError(
+            f"`model` is {repr(model)[:80]} ({type(model).__name__}); it must be a loaded model, or the URL of a "
+            "server such as 'http://localhost:8000/v1'. Load a model: `AutoModelForCausalLM.from_pretrained(...)`."
+        )
+    if tokenizer is None:
+        raise TypeError("`tokenizer` is None, and a loaded model needs its own.")
+    decoding = settings.decoding()
+    return ModelSampler(
+        model,
+        tokenizer,
+        TransformersEngine(model).prepare(tokenizer, [[0]], decoding),
+        decoding.warpers() if settings.do_sample else [],
+        do_sample=settings.do_sample,
+        stop_strings=list(settings.stop_strings),
+        chat_template_kwargs=chat_template_kwargs,
+    )
+
+
+def search_batches(
+    sampler: Sampler,
+    reward: ImplicitReward,
+    names: list[str],
+    prompts: list,
+    settings: SearchSettings,
+    *,
+    batch_size: int,
+    scored_prompts: list | None = None,
+) -> Iterator[list[SearchResult]]:
+    """
+    The results of one batch after the other: prompts of like length together, the longest first.
+
+    Args:
+        sampler ([`Sampler`]): The model that is steered.
+        reward ([`ImplicitReward`]): The weak pair.
+        names (`list[str]`): A name for every prompt, which decides its random numbers.
+        prompts (`list`): What the sampler continues.
+        settings ([`SearchSettings`]): Settings.
+        batch_size (`int`): Most prompts at a time.
+        scored_prompts (`list`, *optional*, defaults to `prompts`): The prompts as the reward reads them.
+    """
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a whole number of at least 1, got {repr(batch_size)[:80]}.")
+    scored_prompts = prompts if scored_prompts is None else scored_prompts
+    lengths = sampler.lengths(prompts, settings.max_new_tokens)
+    left = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
+    while left:
+        batch, left = left[:batch_size], left[batch_size:]
+        found = _attempt(sampler, reward, *([of[i] for i in batch] for of in (names, prompts, scored_prompts)), settings)
+        if found is None:
+            clear_device_cache(garbage_collection=True)
+            left, batch_size = batch + left, len(batch) // 2
+            logger.warning("%d prompts do not fit in memory; going on with %d.", len(batch), batch_size)
+        else:
+            yield found
+
+
+def _attempt(sampler, reward, names, prompts, scored_prompts, settings) -> list[SearchResult] | None:
+    """The results of a batch; `None` if several prompts were too many for the memory."""
+    try:
+        return _search(sampler, reward, names, prompts, scored_prompts, settings)
+    except RuntimeError as error:
+        if not is_out_of_memory(error):
+            raise
+        if len(prompts) == 1:
+            raise RuntimeError(
+                f"One prompt with {settings.first_rows} rows of {settings.max_new_tokens} new tokens does not fit in "
+                "memory. Lower `beam_width`, `successors_per_beam` or `max_new_tokens`, or load the models in a "
+                "smaller dtype or on a larger device."
+            ) from error
+    return None  # out of the handler, so that nothing holds on to the frames and their tensors
+
+
+def _search(
+    sampler: Sampler,
+    reward: ImplicitReward,
+    names: list[str],
+    prompts: list,
+    scored_prompts: list,
+    settings: SearchSettings,
+) -> list[SearchResult]:
+    """One batch, from its prompts to the end of its last beam."""
+    by_ids = _share_ids(sampler, reward)
+    chunk_length = settings.chunk_length or settings.max_new_tokens
+    beams = [Beam(settings.beam_width) for _ in prompts]
+    sampler.start(prompts, settings.max_new_tokens)
+    scorer = reward.incremental(scored_prompts)
+    # For every prompt that is not done, the parent of each of its rows.
+    open_prompts = {index: [index] * settings.first_rows for index in range(len(prompts))}
+    tokens = 0
+    while open_prompts:
+        length = min(chunk_length, settings.max_new_tokens - tokens)
+        tokens += length
+        rows = [
+            Row(parent, _slot_seed(settings.seed, names[index], slot))
+            for index, parents in open_prompts.items()
+            for slot, parent in enumerate(parents)
+        ]
+        written = sampler.extend(rows, length)
+        rewards = scorer.score(
+            [row.parent for row in rows],
+            [new.ids if by_ids else new.text for new in written],
+            [new.finished and not isinstance(new.stop_reason, str) for new in written],
+        )
+        following, first = {}, 0
+        for index, parents in open_prompts.items():
+            own = slice(first, first + len(parents))
+            _check_rewards(rewards[own], names[index], prompts[index])
+            chosen = beams[index].advance(
+                written[own], rewards[own], tokens=tokens, last=tokens == settings.max_new_tokens
+            )
+            if chosen:
+                following[index] = [first + row for row in chosen for _ in range(settings.successors_per_beam)]
+            first += len(parents)
+        open_prompts = following
+    return [_result(*prompt, settings) for prompt in zip(names, prompts, beams, strict=True)]
+
+
+def _slot_seed(seed: int, name: str, slot: int) -> int:
+    return row_seed(seed, name if slot == 0 else f"{name}/{slot}")  # the first row's is that of `generate_completions`
+
+
+def _share_ids(sampler: Sampler, reward: ImplicitReward) -> bool:
+    """Whether what is sampled can be scored as it is, by the rule of [`check_same_vocabulary`]."""
+    return isinstance(sampler, ModelSampler) and sampler.tokenizer.get_vocab() == reward.tokenizer.get_vocab()
+
+
+def _check_rewards(rewards: list[float], name: str, prompt: object) -> None:
+    bad = [reward for reward in rewards if not math.isfinite(reward)]
+    if bad:
+        raise ValueError(
+            f"The reward of a hypothesis of prompt {name} ({repr(prompt)[:80]}) is {bad[0]}, which cannot be ranked. "
+            "Load the pair in bfloat16 or float32, not float16."
+        )
+
+
+def _result(name: str, prompt: object, beam: Beam, settings: SearchSettings) -> SearchResult:
+    for survivor in beam.survivors:
+        survivor.survived = True
+    best = beam.survivors[0]
+    kl, kl_method = kl_bound(settings.beam_width, settings.successors_per_beam, best.chunk)
+    return SearchResult(
+        prompt_id=name,
+        prompt=prompt,
+        completion=best.text,
+        completion_ids=best.ids,
+        finish_reason=best.finish_reason,
+        implicit_reward=best.implicit_reward,
+        trace=beam.trace,
+        hypotheses=beam.survivors + beam.discarded,
+        seed=_slot_seed(settings.seed, name, 0),
+        kl=kl,
+        kl_method=kl_method,
+    )
