@@ -21,6 +21,9 @@ __version__ = "0.1.0.dev0"
 _LAZY = {
     "ImplicitReward": "rewards",
     "generate_completions": "generation",
+    "best_of_n": "search.search",
+    "chunk_beam_search": "search.custom_generate",
+    "weak_to_strong_search": "search.search",
     "ContinuousEngine": "engines.continuous_engine",
     "compress_pair": "compress",
     "build_sft_dataset": "preferences",
@@ -40,14 +43,17 @@ __all__ = [
     "ContrastivePairForCausalLM",
     "ImplicitReward",
     "OfficialContrastiveLogitsProcessor",
+    "best_of_n",
     "build_preference_dataset",
     "build_sft_dataset",
+    "chunk_beam_search",
     "compress_pair",
     "contrastive_scores",
     "generate_completions",
     "implicit_reward",
     "plausibility_mask",
     "sequence_logps",
+    "weak_to_strong_search",
 ]
 
 

@@ -80,7 +80,7 @@ class SearchSettings:
 
 
 def weak_to_strong_search(
-    model: PreTrainedModel | PeftModel | str,
+    model: PreTrainedModel | PeftModel | str | Sampler,
     tokenizer: PreTrainedTokenizerBase | None,
     prompts: list[str] | list[list[dict]],
     reward: ImplicitReward,
@@ -114,9 +114,10 @@ def weak_to_strong_search(
     memory is searched in halves.
 
     Args:
-        model (`PreTrainedModel`, `PeftModel` or `str`):
+        model (`PreTrainedModel`, `PeftModel`, `str` or [`Sampler`]):
             The model that samples: any causal language model, a [`ContrastivePairForCausalLM`] among them; or the URL
-            of an OpenAI-compatible server, see [`EndpointSampler`].
+            of an OpenAI-compatible server, see [`EndpointSampler`]. A sampler brings its own temperature and
+            the like.
         tokenizer (`PreTrainedTokenizerBase`, *optional*):
             Its tokenizer. `None` for a server and plain prompts.
         prompts (`list[str]` or `list[list[dict]]`):
@@ -193,7 +194,7 @@ def weak_to_strong_search(
 
 
 def best_of_n(
-    model: PreTrainedModel | PeftModel | str,
+    model: PreTrainedModel | PeftModel | str | Sampler,
     tokenizer: PreTrainedTokenizerBase | None,
     prompts: list[str] | list[list[dict]],
     reward: ImplicitReward,
@@ -236,19 +237,21 @@ def best_of_n(
 
 
 def as_sampler(
-    model: PreTrainedModel | PeftModel | str,
+    model: PreTrainedModel | PeftModel | str | Sampler,
     tokenizer: PreTrainedTokenizerBase | None,
     settings: SearchSettings,
     *,
     chat_template_kwargs: dict | None = None,
 ) -> Sampler:
     """
-    The sampler of a model or of a server, with these settings.
+    The sampler of a model or of a server, with these settings; a sampler is itself.
 
     Raises:
-        TypeError: if `model` is neither, or a model comes without its tokenizer.
+        TypeError: if `model` is none of these, or a model comes without its tokenizer.
         ValueError: if it is an encoder-decoder, or has fewer embeddings than the tokenizer has tokens.
     """
+    if isinstance(model, Sampler):
+        return model
     if isinstance(model, str) and "://" in model:
         from .endpoint_sampler import EndpointSampler
 
