@@ -16,9 +16,9 @@ PACKAGE = ROOT / "hf_cong"
 FLOORS = [
     {"functional", "journal"},
     {"prompts", "compatibility", "checkpoints", "weights"},
-    {"pair", "logits_process", "rewards", "sampling"},
+    {"pair", "logits_process", "rewards", "sampling", "factors"},
     {"engines"},
-    {"generation", "preferences", "cong_config", "lending", "stages", "cong_trainer", "evaluation"},
+    {"generation", "search", "preferences", "cong_config", "lending", "stages", "cong_trainer", "evaluation"},
     {"sandbox", "bench", "compress"},
     {"recipes", "cli"},
 ]
