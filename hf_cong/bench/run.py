@@ -109,7 +109,7 @@ def run_bench(
         "hardware": hardware(where),
     }
     output_dir = Path(output_dir)
-    with Journal(output_dir / "bench.jsonl", settings, {"command": sys.argv}) as journal:
+    with Journal(output_dir / "bench.jsonl", settings, {"command": [Path(sys.argv[0]).name, *sys.argv[1:]]}) as journal:
         if _owed(journal, settings):
             if policy is None:
                 members = random_members(shape, dtype=kind, device=where, seed=seed)
