@@ -16,8 +16,8 @@ PACKAGE = ROOT / "hf_cong"
 FLOORS = [
     {"functional", "journal"},
     {"prompts", "compatibility", "checkpoints", "weights"},
-    {"pair", "logits_process", "rewards", "sampling", "factors"},
-    {"engines"},
+    {"pair", "logits_process", "sampling", "factors"},
+    {"engines", "rewards"},
     {"generation", "search", "preferences", "cong_config", "lending", "stages", "cong_trainer", "evaluation"},
     {"sandbox", "bench", "compress"},
     {"recipes", "cli"},
