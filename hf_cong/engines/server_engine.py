@@ -3,27 +3,16 @@
 
 import json
 import logging
-import os
-import re
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from urllib.parse import urldefrag, urlsplit
 
 from transformers import PreTrainedTokenizerBase
 
 from ..sampling import Decoding
 from .base import Answer, Engine, Request
-
-try:
-    import openai
-except ImportError as error:
-    raise ImportError(
-        "An `engine` behind a URL needs the package openai. Install it: `pip install 'hf-cong[server]'`."
-    ) from error
+from .server import Server, cause, openai
 
 logger = logging.getLogger(__name__)
-
-_ADDRESS = re.compile(r"https?://(\[[\da-f:.]+\]|[^\s/:#\[\]]+)(:\d+)?([/#]\S*)?", re.IGNORECASE)
 
 
 class ServerEngine(Engine):
@@ -58,44 +47,11 @@ class ServerEngine(Engine):
     independent_rows = True
 
     def __init__(self, url: str, *, timeout: float = 600.0, max_retries: int = 5):
-        parts = urlsplit(url)
-        if parts.username or parts.password or parts.query:
-            raise ValueError(
-                "`engine` is a URL with a user, a password or a query, which would end up in logs. Leave them out and "
-                "put the server's key into the environment variable `OPENAI_API_KEY`."
-            )
-        if not _ADDRESS.fullmatch(url):
-            raise ValueError(f"`engine` is {url[:80]!r}; the URL of a server must be like 'http://localhost:8000/v1'.")
-        key = os.environ.get("OPENAI_API_KEY", "").strip() or "none"
-        if not (key.isascii() and key.isprintable()):  # else the error of the HTTP client would show it
-            raise ValueError(
-                "The environment variable `OPENAI_API_KEY` holds characters that no header can carry, such as a line "
-                "end. Set it to the key alone."
-            )
-        self.url, self._wanted = urldefrag(url)
-        self._client = openai.OpenAI(
-            base_url=self.url,
-            api_key=key,
-            timeout=timeout,
-            max_retries=max_retries,
-        )
+        self._server = Server(url, argument="engine", timeout=timeout, max_retries=max_retries)
+        self.url, self._client = self._server.url, self._server.client
 
     def describe(self) -> dict:
-        try:
-            listed = json.loads(self._client.with_options(max_retries=0).models.with_raw_response.list().text)
-            models = {model["id"]: model for model in listed["data"]}
-        except (openai.APIError, ValueError, KeyError, TypeError) as error:
-            raise ConnectionError(
-                f"`engine`: {self.url} does not say which models it serves ({_reason(error)}). Start the server, "
-                "correct the URL, which ends with the version: 'http://localhost:8000/v1', or put the key that it "
-                "wants into the environment variable `OPENAI_API_KEY`."
-            ) from error
-        if self._wanted not in models and (self._wanted or len(models) != 1):
-            raise ValueError(
-                f"`engine`: {self.url} serves {', '.join(models)[:400] or 'no model'}; name one of them behind a #, "
-                f"like '{self.url}#{next(iter(models), 'name')}'."
-            )
-        model = models[self._wanted] if self._wanted else next(iter(models.values()))
+        model = self._server.model()
         self._model, self._context_length = model["id"], model.get("max_model_len")
         named = {"served_model": model["id"], "root": model.get("root")}
         return {
@@ -137,7 +93,7 @@ class ServerEngine(Engine):
             self._read(text, probe)
         except (openai.APIError, ValueError) as error:
             raise ConnectionError(
-                f"`engine`: {self.url} does not complete a prompt: {_reason(error)}. It must have the endpoint "
+                f"`engine`: {self.url} does not complete a prompt: {cause(error)}. It must have the endpoint "
                 "/completions and take token ids as the prompt, as `vllm serve` does."
             ) from error
         if not self._gives_ids:
@@ -185,7 +141,7 @@ class ServerEngine(Engine):
         if failures:
             raise ConnectionError(
                 f"`engine`: {self.url} failed after {answered} of {sum(map(len, batches))} prompts: "
-                f"{_reason(failures[0])}. Every answer is kept; repeat the command to go on."
+                f"{cause(failures[0])}. Every answer is kept; repeat the command to go on."
             ) from failures[0]
 
     def _probe(self, request: Request, decoding: Decoding) -> str:
@@ -235,8 +191,3 @@ def _only_choice(text: str) -> dict:
     if not isinstance(choice, dict):
         raise ValueError(f"it answered {text[:80]!r}, which is no completion")
     return choice
-
-
-def _reason(error: Exception) -> str:
-    """A failure in a line; that of a connection is named by what it was caused by."""
-    return f"{error} {error.__cause__ or ''}".strip()[:300] or type(error).__name__
