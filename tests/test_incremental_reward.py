@@ -75,7 +75,7 @@ def grow(generator, rows, most=6):
 
 def play(reward, policy, reference, rounds=7, seed=0, prompts=PROMPTS):
     """Scores some generations both ways; returns the largest difference and the spread of the rewards."""
-    generator = random.Random(seed)
+    generator = random.Random(seed)  # noqa: S311
     scorer = reward.incremental(prompts)
     lineage, rows = list(range(len(prompts))), [[] for _ in prompts]
     worst, values = 0.0, []
@@ -252,7 +252,7 @@ def test_text_of_another_vocabulary(scorer, family):
     tokenizer = (SCORERS[scorer] if isinstance(scorer, str) else scorer)()
     policy, reference = tiny_pair(family, vocab_size=len(tokenizer), initializer_range=0.2)
     reward = ImplicitReward(policy, reference, tokenizer)
-    generator = random.Random(0)
+    generator = random.Random(0)  # noqa: S311
     prompts = ["the cat", "Here is a text", [{"role": "user", "content": "go on"}]]
     tokenizer.chat_template = tiny_tokenizer().chat_template
     streams = [(number, cuts(text, generator)) for number, text in enumerate(TEXTS.values())]
@@ -328,34 +328,30 @@ class Counter:
         self.logits = max(self.logits, output.numel())
 
 
-@pytest.mark.parametrize("text", [False, True], ids=["ids", "text"])
 @pytest.mark.parametrize("family", ["llama", "gemma3"])
+@pytest.mark.parametrize("text", [False, True], ids=["ids", "text"])
 def test_tokens_fed_grow_linearly_with_length(family, text):
-    """Counted, not timed: at every length each token is fed once, and never more than twice where words are cut."""
+    """Counted, not timed: at every length a token is fed once, or a little more often where words are cut."""
     policy, reference = tiny_pair(family, **SHAPE)
     counters = [Counter(policy), Counter(reference)]
     reward = ImplicitReward(policy, reference, TOKENIZER)
-    generator = random.Random(0)
-    written = [[generator.choice(IDS) for _ in range(256)] for _ in range(4)]
+    generator = random.Random(0)  # noqa: S311
+    written = [generator.choice(IDS) for _ in range(128)]
     if text:
-        words = TOKENIZER.decode(TOKENIZER.encode("".join(TEXTS.values()))) * 8
-        written = [words[: 2 * 256]] * 4
-    fed, encoded_again = [], []
-    for length in (64, 128, 256):
+        written = "".join(TEXTS.values())[:128]
+    for length in (32, 64, 128):
         for counter in counters:
             counter.tokens = 0
-        scoring = reward.incremental(["the cat", "a"])
-        parents = [0, 0, 1, 1]
+        scoring, parents, encoded_again = reward.incremental(["the cat", "a"]), [0, 0, 1, 1], 0
         for end in range(4, length + 1, 4):
-            scoring.score(parents, [row[: 2 * end if text else end] for row in written], [False] * 4)
-            parents = generator.sample(range(4), 4) if text else [0, 1, 2, 3]
+            scoring.score(parents, [written[:end]] * 4, [False] * 4)
+            parents = generator.sample(range(4), 4)
+            tokens = len(TOKENIZER.encode(written[:end]) if text else written[:end])
+            encoded_again += 4 * tokens
         assert counters[0].tokens == counters[1].tokens
-        fed.append(counters[0].tokens)
-        encoded_again.append(sum(4 * end for end in range(4, length + 1, 4)))
-    assert fed[-1] <= 4 * 256 * (2 if text else 1) + 10
-    assert fed[1] / fed[0] == pytest.approx(2, abs=0.05)
-    assert fed[2] / fed[1] == pytest.approx(2, abs=0.05)
-    assert encoded_again[2] / encoded_again[1] > 3.8  # the control: without a cache it would be quadratic
+        # Fed are two prompts once and four rows; the last token of a row would be fed with the next chunk.
+        assert 4 * (tokens - 1) <= counters[0].tokens <= 4 * tokens * (1.2 if text else 1) + 8
+        assert encoded_again > length / 16 * counters[0].tokens  # the control: without a cache it is quadratic
 
 
 def test_a_lora_pair_scores_in_one_forward():

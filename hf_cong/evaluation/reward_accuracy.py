@@ -17,7 +17,7 @@ class RewardAccuracy:
     How often a reward prefers the chosen completion.
 
     Args:
-        accuracy (`float`): Share of the preferences without a tie in which the chosen completion has the higher reward.
+        accuracy (`float`): Share of the preferences without a tie in which the chosen completion scores higher.
         low (`float`): Lower end of its confidence interval (Wilson).
         high (`float`): Upper end.
         n (`int`): Preferences, ties included.
@@ -81,8 +81,8 @@ def reward_accuracy(
         measured = RewardAccuracy(wins / decided, float(interval.low), float(interval.high), len(prompts), ties)
     if not measured.above_chance:
         logger.warning(
-            "The implicit reward of this pair agrees with %.1f%% of %d preferences (%d ties; %.0f%% interval %.1f%% to "
-            "%.1f%%): not above chance, so guidance by it may do harm. Check that policy and reference are not "
+            "The implicit reward of this pair agrees with %.1f%% of %d preferences (%d ties; %.0f%% interval %.1f%% "
+            "to %.1f%%): not above chance, so guidance by it may do harm. Check that policy and reference are not "
             "swapped, that the prompts are of the pair's kind and that its chat template is right.",
             100 * measured.accuracy,
             measured.n,

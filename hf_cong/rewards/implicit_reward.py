@@ -13,7 +13,7 @@ from ..pair import ContrastivePairForCausalLM
 from ..pair.modeling_stacks import load_tokenizer
 from ..prompts import completion_text, encode_prompt
 from .incremental_reward import IncrementalReward
-from .likelihood import Scorer, check_finite, check_rows, encode_rows, row_logps
+from .likelihood import Scorer, check_finite, check_rows, common_prefix, encode_rows, row_logps
 
 
 class ImplicitReward:
@@ -189,9 +189,8 @@ class ImplicitReward:
             )
         except jinja2.TemplateError:  # a template that only opens the assistant's turn
             return None
-        shared = os.path.commonprefix([opened, answered])
         ends = {self.tokenizer.eos_token_id, *eos_token_ids(self.scorers[0].model)}
-        return next((token for token in answered[len(shared) :] if token in ends), None)
+        return next((token for token in answered[common_prefix(opened, answered) :] if token in ends), None)
 
 
 def _check_members(policy: PreTrainedModel, reference: PreTrainedModel):

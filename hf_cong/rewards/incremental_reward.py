@@ -24,7 +24,7 @@ from transformers import DynamicCache
 
 from ..functional import implicit_reward, token_logps
 from . import likelihood
-from .likelihood import Scorer, check_finite, check_rows, completion_ids, encode_rows
+from .likelihood import Scorer, check_finite, check_rows, common_prefix, completion_ids, encode_rows
 
 if TYPE_CHECKING:
     from .implicit_reward import ImplicitReward
@@ -112,7 +112,7 @@ class IncrementalReward:
             texts.append((before, completion))
             end = [self._reward.end_token_id(prompt)] if ended else []
             ids = [*before, *completion, *end]
-            same = _common_prefix(parent.ids, ids)
+            same = common_prefix(parent.ids, ids)
             kept.append(same - 1)  # the logits behind the last of them are needed, and were not kept
             rows.append(_Row(parent.prompt, ids, parent.rewards[: same - len(before)], 0))
         for scorer in self._reward.scorers:
@@ -240,11 +240,3 @@ def _join(caches: list[DynamicCache]) -> DynamicCache:
         keys, values = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))
         joined.update(keys, values, number)
     return joined
-
-
-def _common_prefix(ids: list[int], other: list[int]) -> int:
-    """Length of the longest common prefix."""
-    if other[: len(ids)] == ids:
-        return len(ids)
-    pairs = zip(ids, other, strict=False)
-    return next((index for index, (a, b) in enumerate(pairs) if a != b), len(other))

@@ -201,3 +201,11 @@ def check_finite(index: int, rewards: list[float]):
                 "not numbers, or forbid that token: load them in bfloat16 or float32, not float16, and look for "
                 "damaged weights."
             )
+
+
+def common_prefix(ids: list[int], other: list[int]) -> int:
+    """Length of the longest common prefix."""
+    if other[: len(ids)] == ids:
+        return len(ids)
+    pairs = zip(ids, other, strict=False)
+    return next((index for index, (a, b) in enumerate(pairs) if a != b), len(other))
