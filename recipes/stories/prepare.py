@@ -9,7 +9,7 @@ import argparse
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import NamedTuple
@@ -155,24 +155,43 @@ def prepare(
     tokenizer = AutoTokenizer.from_pretrained(paths.strong)  # only a loaded one reads the new token in a text
 
     seen = [paragraph for paragraph in paragraphs if split_of(opening(paragraph)) != "test"]
-    _train_weak(tokenizer, seen, paths.weak_reference, epochs=4 * effort)
-    align = openings(paragraphs, "align")
-    _align_weak(tokenizer, align[: round(len(align) * effort)], paths.weak_reference, paths.weak_policy)
-    with replacing(complete) as temporary:
-        temporary.write_text(json.dumps(settings), encoding="utf-8")
-    return paths
-
-
-def _train_weak(tokenizer: PreTrainedTokenizerBase, paragraphs: list[str], output_dir: Path, *, epochs: float) -> None:
-    """Next-token training of the weak reference from random weights."""
-    set_seed(0)
-    config = LlamaConfig(
-        vocab_size=len(tokenizer),
+    pretrain(
+        tokenizer,
+        seen,
+        paths.weak_reference,
+        epochs=4 * effort,
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
+    )
+    rows = preferences(
+        AutoModelForCausalLM.from_pretrained(paths.weak_reference),
+        tokenizer,
+        alignment_prompts(paragraphs, effort),
+        paths.weak_policy / "samples",
+    )
+    align(tokenizer, rows, paths.weak_reference, paths.weak_policy)
+    with replacing(complete) as temporary:
+        temporary.write_text(json.dumps(settings), encoding="utf-8")
+    return paths
+
+
+def alignment_prompts(paragraphs: Sequence[str], effort: float = 1.0) -> list[str]:
+    """The openings whose samples the weak policy is aligned on."""
+    prompts = openings(paragraphs, "align")
+    return prompts[: round(len(prompts) * effort)]
+
+
+def pretrain(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], output_dir: Path, *, epochs: float, **shape: int
+) -> None:
+    """Next-token training of a Llama of that shape from random weights."""
+    set_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        **shape,
         max_position_embeddings=512,
         tie_word_embeddings=True,
         initializer_range=0.1,  # at the usual 0.02 a model this narrow learns slowly
@@ -189,20 +208,21 @@ def _train_weak(tokenizer: PreTrainedTokenizerBase, paragraphs: list[str], outpu
         max_length=256,
         train_sampling_strategy="group_by_length",
     )
-    dataset = Dataset.from_dict({"text": paragraphs})
+    dataset = Dataset.from_dict({"text": texts})
     SFTTrainer(model, args=args, train_dataset=dataset, processing_class=tokenizer).train()
     model.save_pretrained(output_dir)
 
 
-def _align_weak(tokenizer: PreTrainedTokenizerBase, prompts: list[str], reference_dir: Path, output_dir: Path) -> None:
-    """DPO on own samples, the best against the worst by gold reward."""
+def align(
+    tokenizer: PreTrainedTokenizerBase, rows: Dataset, reference_dir: Path, output_dir: Path, *, epochs: float = 2
+) -> None:
+    """DPO of the reference on preferences."""
     model = AutoModelForCausalLM.from_pretrained(reference_dir)
-    rows = preferences(model, tokenizer, prompts, output_dir / "samples")
     args = DPOConfig(
         **_common(output_dir),
         beta=0.1,
         learning_rate=5e-4,
-        num_train_epochs=2,
+        num_train_epochs=epochs,
         per_device_train_batch_size=32,
         precompute_ref_log_probs=True,
     )
@@ -211,7 +231,11 @@ def _align_weak(tokenizer: PreTrainedTokenizerBase, prompts: list[str], referenc
 
 
 def preferences(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[str], output_dir: Path
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[str],
+    output_dir: Path,
+    gold: Callable[[str], float] = gold_reward,
 ) -> Dataset:
     """The best and the worst of some finished samples of each prompt; a prompt with fewer than two is left out."""
     candidates: dict[str, list[str]] = {prompt: [] for prompt in prompts}
@@ -230,14 +254,14 @@ def preferences(
         for row in rows:
             if row["finish_reason"] == "stop" and row["completion"].strip():
                 candidates[row["prompt"]].append(row["completion"])
-    ranked = {prompt: sorted(texts, key=gold_reward) for prompt, texts in candidates.items() if len(texts) > 1}
+    ranked = {prompt: sorted(texts, key=gold) for prompt, texts in candidates.items() if len(texts) > 1}
     return Dataset.from_list(
         [{"prompt": prompt, "chosen": texts[-1], "rejected": texts[0]} for prompt, texts in ranked.items()]
     )
 
 
 def _common(output_dir: Path) -> dict:
-    """Settings of both trainings of the weak pair."""
+    """Settings of both trainings."""
     return {
         "output_dir": str(output_dir),
         "lr_scheduler_type": "cosine",
