@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_cong import ContrastivePairForCausalLM, ImplicitReward
 from hf_cong.prompts import encode_prompt
-from hf_cong.rewards import completion_ids, incremental_reward, likelihood
+from hf_cong.rewards import incremental_reward, likelihood
 from tests.tiny import tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -288,7 +288,8 @@ def test_text_of_another_vocabulary(scorer, family):
 
 
 def encode(tokenizer, prompt, text):
-    return completion_ids(tokenizer, prompt, text, encode_prompt(tokenizer, prompt))
+    before = encode_prompt(tokenizer, prompt)
+    return likelihood.encode_completions(tokenizer, [prompt], [before], [text])[0]
 
 
 def test_half_a_character_is_not_scored_until_it_is_whole():

@@ -3,6 +3,6 @@
 
 from .implicit_reward import ImplicitReward
 from .incremental_reward import IncrementalReward
-from .likelihood import completion_ids, completion_logps
+from .likelihood import completion_logps
 
-__all__ = ["ImplicitReward", "IncrementalReward", "completion_ids", "completion_logps"]
+__all__ = ["ImplicitReward", "IncrementalReward", "completion_logps"]

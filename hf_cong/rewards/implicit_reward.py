@@ -13,7 +13,7 @@ from ..pair import ContrastivePairForCausalLM
 from ..pair.modeling_stacks import load_tokenizer
 from ..prompts import completion_text, encode_prompt
 from .incremental_reward import IncrementalReward
-from .likelihood import Scorer, check_finite, check_rows, common_prefix, encode_rows, row_logps
+from .likelihood import Scorer, check_finite, check_rows, common_prefix, encode_completions, encode_prompts, row_logps
 
 
 class ImplicitReward:
@@ -119,12 +119,14 @@ class ImplicitReward:
             raise ValueError(f'`normalize` must be None, "tokens" or a number, got {normalize!r}.')
         if per_token and normalize is not None:
             raise ValueError(f"`normalize={normalize!r}` is of sums; with `per_token=True` leave it out.")
-        rows = encode_rows(self.tokenizer, prompts, completions, self.chat_template_kwargs)
+        prompt_ids = encode_prompts(self.tokenizer, prompts, self.chat_template_kwargs)
+        ids = encode_completions(self.tokenizer, prompts, prompt_ids, completions)
+        rows = list(zip(prompt_ids, ids, strict=True))
         for scorer in self.scorers:
             check_rows(scorer, rows)
         whole = rows
         if finish_reasons is not None:
-            ends = map(self._end, prompts, finish_reasons)
+            ends = [self._end(*each) for each in zip(prompts, finish_reasons, strict=True)]
             whole = [(before, ids + end) for (before, ids), end in zip(rows, ends, strict=True)]
         scored = [row_logps(scorer, whole, batch_size) for scorer in self.scorers]
         rewards = [implicit_reward(*sum(members, ()), beta=self.beta) for members in zip(*scored, strict=True)]

@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
+from ..compatibility import check_decoder_model
 from ..functional import implicit_reward, token_logps
 from . import likelihood
-from .likelihood import Scorer, check_finite, check_rows, common_prefix, completion_ids, encode_rows
+from .likelihood import Scorer, check_finite, check_rows, common_prefix, encode_completions, encode_prompts
 
 if TYPE_CHECKING:
     from .implicit_reward import ImplicitReward
@@ -67,18 +68,19 @@ class IncrementalReward:
             Plain prompts, chat messages, or token ids of the reward's tokenizer. They are encoded at once.
 
     Raises:
-        ValueError: if a prompt is longer than a member's context.
+        TypeError: if a member is not a transformers model, such as a `PeftModel` beside another reference.
+        ValueError: if a member has no cache that can be reordered, or a prompt is longer than its context.
     """
 
     def __init__(self, reward: ImplicitReward, prompts: list[str] | list[list[dict]] | list[list[int]]):
         self.tokenizer, self._reward, self._prompts = reward.tokenizer, reward, list(prompts)
-        texts = encode_rows(self.tokenizer, self._prompts, [[]] * len(self._prompts), reward.chat_template_kwargs)
-        for scorer in reward.scorers:
-            check_rows(scorer, texts)
-        self._prompt_ids = [ids for ids, _ in texts]
+        self._prompt_ids = encode_prompts(self.tokenizer, self._prompts, reward.chat_template_kwargs)
+        for role, scorer in zip(("policy", "reference"), reward.scorers, strict=False):
+            check_decoder_model(scorer.model, role)
+            check_rows(scorer, [(ids, []) for ids in self._prompt_ids])
         self._rows = [_Row(index, ids, [], 0) for index, ids in enumerate(self._prompt_ids)]
         self._caches = [DynamicCache() for _ in reward.scorers]
-        self._feed(self._rows, list(range(len(texts))), [0] * len(texts), scored=False)
+        self._feed(self._rows, list(range(len(prompts))), [0] * len(prompts), scored=False)
 
     def score(self, parents: list[int], completions: list[str] | list[list[int]], finished: list[bool]) -> list[float]:
         """
@@ -100,23 +102,26 @@ class IncrementalReward:
             ValueError: if the lists differ in length, a parent does not exist, a row is longer than a member's
                 context, or a reward is not a finite number. Nothing has changed then.
         """
-        texts, rows, kept = [], [], []
-        for index, (number, completion, ended) in enumerate(zip(parents, completions, finished, strict=True)):
-            if not 0 <= number < len(self._rows):
-                raise ValueError(f"`parents[{index}]` is {number}, and the last call had {len(self._rows)} rows.")
-            parent = self._rows[number]
-            before, prompt = self._prompt_ids[parent.prompt], self._prompts[parent.prompt]
-            if isinstance(completion, str):
-                text = completion if ended else completion.rstrip("\ufffd")
-                completion = completion_ids(self.tokenizer, prompt, text, before)
-            texts.append((before, completion))
-            end = [self._reward.end_token_id(prompt)] if ended else []
-            ids = [*before, *completion, *end]
-            same = common_prefix(parent.ids, ids)
-            kept.append(same - 1)  # the logits behind the last of them are needed, and were not kept
-            rows.append(_Row(parent.prompt, ids, parent.rewards[: same - len(before)], 0))
+        for index, parent in enumerate(parents):
+            if not 0 <= parent < len(self._rows):
+                raise ValueError(f"`parents[{index}]` is {parent}, and the last call had {len(self._rows)} rows.")
+        old = [self._rows[parent] for parent in parents]
+        prompts = [self._prompts[row.prompt] for row in old]
+        prompt_ids = [self._prompt_ids[row.prompt] for row in old]
+        whole = [
+            completion.rstrip("\ufffd") if isinstance(completion, str) and not ended else completion
+            for completion, ended in zip(completions, finished, strict=True)
+        ]
+        ids = encode_completions(self.tokenizer, prompts, prompt_ids, whole)
         for scorer in self._reward.scorers:
-            check_rows(scorer, texts)
+            check_rows(scorer, list(zip(prompt_ids, ids, strict=True)))
+        rows, kept = [], []
+        for parent, before, completion, ended in zip(old, prompt_ids, ids, finished, strict=True):
+            end = [self._reward.end_token_id(self._prompts[parent.prompt])] if ended else []
+            row = [*before, *completion, *end]
+            same = common_prefix(parent.ids, row)
+            kept.append(same - 1)  # the logits behind the last of them are needed, and were not kept
+            rows.append(_Row(parent.prompt, row, parent.rewards[: same - len(before)], 0))
         self._feed(rows, parents, kept)
         return [math.fsum(row.rewards) for row in rows]
 
