@@ -7,13 +7,25 @@ imported when it is first used.
 
 from importlib import import_module
 
-from .functional import contrastive_scores, implicit_reward, plausibility_mask, sequence_logps
-from .logits_process import ContrastiveLogitsProcessor, OfficialContrastiveLogitsProcessor
+from .functional import (
+    contrastive_scores,
+    emulated_fine_tuning_scores,
+    implicit_reward,
+    plausibility_mask,
+    sequence_logps,
+)
+from .logits_process import (
+    ContrastiveLogitsProcessor,
+    EmulatedFineTuningLogitsProcessor,
+    OfficialContrastiveLogitsProcessor,
+)
 from .pair import (
     ContrastiveLoraPairConfig,
     ContrastiveLoraPairForCausalLM,
     ContrastivePairConfig,
     ContrastivePairForCausalLM,
+    EmulatedFineTuningConfig,
+    EmulatedFineTuningForCausalLM,
 )
 
 __version__ = "0.1.0.dev0"
@@ -41,6 +53,9 @@ __all__ = [
     "ContrastiveLoraPairForCausalLM",
     "ContrastivePairConfig",
     "ContrastivePairForCausalLM",
+    "EmulatedFineTuningConfig",
+    "EmulatedFineTuningForCausalLM",
+    "EmulatedFineTuningLogitsProcessor",
     "ImplicitReward",
     "OfficialContrastiveLogitsProcessor",
     "best_of_n",
@@ -49,6 +64,7 @@ __all__ = [
     "chunk_beam_search",
     "compress_pair",
     "contrastive_scores",
+    "emulated_fine_tuning_scores",
     "generate_completions",
     "implicit_reward",
     "plausibility_mask",

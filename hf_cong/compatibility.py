@@ -13,7 +13,12 @@ logger = logging.getLogger(__name__)
 _ATTENTION_LAYERS = ("full_attention", "sliding_attention", "chunked_attention")
 
 
-def check_same_vocabulary(policy_tokenizer: PreTrainedTokenizerBase, reference_tokenizer: PreTrainedTokenizerBase):
+def check_same_vocabulary(
+    policy_tokenizer: PreTrainedTokenizerBase,
+    reference_tokenizer: PreTrainedTokenizerBase,
+    *,
+    roles: tuple[str, str] = ("policy", "reference"),
+):
     """
     Refuses two tokenizers that do not map the same ids to the same tokens.
 
@@ -23,6 +28,7 @@ def check_same_vocabulary(policy_tokenizer: PreTrainedTokenizerBase, reference_t
     Args:
         policy_tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the policy.
         reference_tokenizer (`PreTrainedTokenizerBase`): Tokenizer of the reference.
+        roles (`tuple[str, str]`, *optional*, defaults to `("policy", "reference")`): What they are, for the message.
 
     Raises:
         ValueError: naming the first id that differs.
@@ -41,11 +47,32 @@ def check_same_vocabulary(policy_tokenizer: PreTrainedTokenizerBase, reference_t
         differing = sorted({id for token, id in policy_vocab.items() ^ reference_vocab.items()})
     first = differing[0]
     raise ValueError(
-        f"`policy` and `reference` must share one vocabulary, but {len(differing)} ids differ: token {first} is "
+        f"`{roles[0]}` and `{roles[1]}` must share one vocabulary, but {len(differing)} ids differ: token {first} is "
         f"{policy_tokens.get(first)!r} in {policy_tokenizer.name_or_path!r} ({len(policy_vocab)} tokens) and "
         f"{reference_tokens.get(first)!r} in {reference_tokenizer.name_or_path!r} ({len(reference_vocab)} tokens). "
-        "Use two checkpoints of one family; for models with different tokenizers use a text-level method (search)."
+        "Use checkpoints of one family. A base with another vocabulary is steered by text: `weak_to_strong_search`."
     )
+
+
+def check_head_widths(**widths: int):
+    """
+    Refuses heads that are further apart than padding brings them: their models do not share a vocabulary.
+
+    It is what can be told without tokenizers. Heads are padded for speed, to a multiple of up to 512.
+
+    Args:
+        widths (`int`): Columns of the logits, by role.
+
+    Raises:
+        ValueError: naming the narrowest and the widest.
+    """
+    narrow, wide = min(widths, key=widths.get), max(widths, key=widths.get)
+    if widths[wide] - widths[narrow] > min(512, widths[narrow] // 8):
+        raise ValueError(
+            f"`{narrow}` has {widths[narrow]} tokens and `{wide}` {widths[wide]}: that is more than padding, so they "
+            "do not share a vocabulary, and log-probabilities cannot be added id by id. Use checkpoints of one "
+            "family. A base with another vocabulary is steered by text: `weak_to_strong_search`."
+        )
 
 
 def check_decoder_only(config: PreTrainedConfig, role: str):

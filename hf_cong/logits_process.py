@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, LogitsProcessor, PreTrainedModel
 
-from .compatibility import check_decoder_model, context_length
-from .functional import check_alpha, contrastive_scores, official_scores
+from .compatibility import check_decoder_model, check_head_widths, context_length
+from .functional import check_alpha, check_beta, contrastive_scores, emulated_fine_tuning_scores, official_scores
 
 
 class _Shadow:
@@ -18,8 +18,8 @@ class _Shadow:
     rest.
     """
 
-    def __init__(self, model: PreTrainedModel, attention_mask: Tensor | None):
-        self.model, self.prompt_mask = model, attention_mask
+    def __init__(self, model: PreTrainedModel, role: str, attention_mask: Tensor | None):
+        self.model, self.role, self.prompt_mask = model, role, attention_mask
         self.cache, self.rows, self.prompts = None, None, None
 
     @torch.no_grad()
@@ -35,8 +35,8 @@ class _Shadow:
         limit = context_length(self.model)
         if limit is not None and ids.shape[1] > limit:
             raise ValueError(
-                f"The rows have {ids.shape[1]} tokens, and the reference's context is {limit}. Shorten the prompts or "
-                "lower `max_new_tokens`."
+                f"The rows have {ids.shape[1]} tokens, and the {self.role}'s context is {limit}. Shorten the prompts "
+                "or lower `max_new_tokens`."
             )
         mask = self._mask(ids)
         rows = ids.masked_fill(mask == 0, -1)  # padding is not the token it is written with
@@ -92,8 +92,8 @@ class _Shadow:
                 return mask
         raise ValueError(
             f"`attention_mask` of shape {(rows, width)} does not belong to these prompts of shape {tuple(ids.shape)}, "
-            "or was used for others before. Build a new processor for each batch: "
-            "`ContrastiveLogitsProcessor(reference, attention_mask=inputs['attention_mask'])`."
+            "or was used for others before. Build a new processor for each batch, with "
+            "`attention_mask=inputs['attention_mask']`."
         )
 
 
@@ -103,12 +103,51 @@ def _refuse_unmasked_padding(rows: Tensor):
     if bool((first != first[0]).any()) or bool((first[:, None] == second).any()):
         raise ValueError(
             "This batch may be left-padded, and a processor does not see the attention mask. Without it only rows "
-            "that all start with the same token, once, are served. Pass it (all ones if nothing is padded): "
-            "`ContrastiveLogitsProcessor(reference, attention_mask=inputs['attention_mask'])`."
+            "that all start with the same token, once, are served. Build the processor with it, all ones if nothing "
+            "is padded: `attention_mask=inputs['attention_mask']`."
         )
 
 
-class ContrastiveLogitsProcessor(LogitsProcessor):
+class _ShadowedLogitsProcessor(LogitsProcessor):
+    """
+    Turns the scores of the model whose `generate` is called into those of a formula with other live models.
+
+    A subclass says which (`__init__`) and how (`contrast`). `model_class` names the class that does the same as one
+    model, for messages.
+    """
+
+    model_class: str
+
+    def __init__(self, attention_mask: Tensor | None, **models: PreTrainedModel):
+        for role, model in models.items():
+            check_decoder_model(model, role)
+        if attention_mask is not None and attention_mask.dim() != 2:
+            raise ValueError(
+                f"`attention_mask` must have shape (batch, tokens), got {tuple(attention_mask.shape)}. Pass the "
+                "tokenizer's `attention_mask` as it is."
+            )
+        # a frozen model has no dropout
+        self.shadows = [_Shadow(model.eval(), role, attention_mask) for role, model in models.items()]
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        if input_ids.dim() != 2 or scores.dim() != 2:
+            raise ValueError(
+                f"{type(self).__name__} needs whole token rows of shape (batch, tokens), got "
+                f"{tuple(input_ids.shape)}. Continuous batching does not keep them: use "
+                f"`{self.model_class}.from_pair(...).generate_batch`."
+            )
+        contrast = self.contrast(scores, *(shadow.next_logits(input_ids).to(scores.device) for shadow in self.shadows))
+        # `generate` divides flat indices by the width it knows, so ids beyond the common width are forbidden, not cut.
+        output = torch.full_like(scores, -torch.inf, dtype=torch.float32)
+        output[:, : contrast.shape[1]] = contrast
+        return output
+
+    def contrast(self, scores: Tensor, *logits: Tensor) -> Tensor:
+        """The formula: scores `(B, V)` and the other models' logits, `(B, V)` each, to `(B, V)`."""
+        raise NotImplementedError
+
+
+class ContrastiveLogitsProcessor(_ShadowedLogitsProcessor):
     r"""
     Contrastive decoding of two live models: turns the policy's scores into log p_α, with the reference run alongside.
 
@@ -154,6 +193,8 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
     Source: [ConG](https://huggingface.co/papers/2510.07884); see [`contrastive_scores`] for the formula.
     """
 
+    model_class = "ContrastivePairForCausalLM"
+
     def __init__(
         self,
         reference_model: PreTrainedModel,
@@ -163,32 +204,11 @@ class ContrastiveLogitsProcessor(LogitsProcessor):
         attention_mask: Tensor | None = None,
     ):
         check_alpha(alpha, plausibility_threshold)
-        check_decoder_model(reference_model, "reference")
-        if attention_mask is not None and attention_mask.dim() != 2:
-            raise ValueError(
-                f"`attention_mask` must have shape (batch, tokens), got {tuple(attention_mask.shape)}. Pass the "
-                "tokenizer's `attention_mask` as it is."
-            )
+        super().__init__(attention_mask, reference=reference_model)
         self.alpha = alpha
         self.plausibility_threshold = plausibility_threshold
-        self.shadow = _Shadow(reference_model.eval(), attention_mask)  # a frozen model has no dropout
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        if input_ids.dim() != 2 or scores.dim() != 2:
-            raise ValueError(
-                "ContrastiveLogitsProcessor needs whole token rows of shape (batch, tokens), got "
-                f"{tuple(input_ids.shape)}. Continuous batching does not keep them: use "
-                "`ContrastivePairForCausalLM.from_pair(...).generate_batch`."
-            )
-        reference_logits = self.shadow.next_logits(input_ids).to(scores.device)
-        contrast = self.contrast(scores, reference_logits)
-        # `generate` divides flat indices by the width it knows, so ids beyond the common width are forbidden, not cut.
-        output = torch.full_like(scores, -torch.inf, dtype=torch.float32)
-        output[:, : contrast.shape[1]] = contrast
-        return output
 
     def contrast(self, policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
-        """The formula, `(B, V)` and `(B, V)` to `(B, V)`: what a subclass overrides."""
         return contrastive_scores(
             policy_logits, reference_logits, alpha=self.alpha, plausibility_threshold=self.plausibility_threshold
         )
@@ -215,4 +235,83 @@ class OfficialContrastiveLogitsProcessor(ContrastiveLogitsProcessor):
     def contrast(self, policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
         return official_scores(
             policy_logits, reference_logits, alpha=self.alpha, plausibility_threshold=self.plausibility_threshold
+        )
+
+
+class EmulatedFineTuningLogitsProcessor(_ShadowedLogitsProcessor):
+    r"""
+    Emulated fine-tuning with live models: turns a large base's scores into log p_β, with a small pair run alongside.
+
+        F(v) = log π_base(v) + β · (log π(v) − log π_ref(v))   on the plausible set π_base ≥ τ·max π_base,
+        p_β = softmax(F)
+
+    The base is the model whose `generate` is called; π is `tuned`, π_ref is `untuned`. Each of the two keeps its own
+    cache, so a step costs one forward of all three. Proxy-tuning is `plausibility_threshold=0`; DeRa is that with the
+    reference as the base and as `untuned`, λ = β. Everything else is as in [`ContrastiveLogitsProcessor`]: the modes
+    of `generate`, the order of the processors, the mask of a left-padded batch. As one model, which is faster and has
+    continuous batching: [`EmulatedFineTuningForCausalLM`].
+
+    Args:
+        tuned (`PreTrainedModel`):
+            The small model after alignment, the policy of the pair. It and `untuned` must share the base's vocabulary;
+            family, dtype and device may differ. Across vocabularies, steer by text: `weak_to_strong_search`.
+        untuned (`PreTrainedModel`):
+            The small model before alignment, the reference of the pair.
+        beta (`float`, *optional*, defaults to `1.0`):
+            β, at least 0, the weight of the pair.
+        plausibility_threshold (`float`, *optional*, defaults to `0.1`):
+            τ in [0, 1), on the base's own probabilities.
+        attention_mask (`torch.LongTensor` of shape `(B, T)`, *optional*):
+            The prompts' attention mask, required when a batch is left-padded. With it, build a new processor for each
+            batch.
+
+    Raises:
+        TypeError: if `tuned` or `untuned` is not a loaded model.
+        ValueError: if β or τ is out of range, one of the two is an encoder-decoder or has a recurrent state, or
+            their heads are too far apart for one vocabulary; at the first step, if they are too far from the base's,
+            a batch may be padded and has no mask, or the mask belongs to another batch; at any step, if the rows
+            outgrow a context.
+
+    Example:
+
+    ```python
+    >>> from hf_cong import EmulatedFineTuningLogitsProcessor
+
+    >>> inputs = tokenizer(prompts, return_tensors="pt", padding=True, padding_side="left")
+    >>> steer = EmulatedFineTuningLogitsProcessor(policy, reference, attention_mask=inputs["attention_mask"])
+    >>> base.generate(**inputs, logits_processor=[steer], do_sample=True, temperature=0.8)
+    ```
+
+    Source: [EFT](https://huggingface.co/papers/2310.12962); see [`emulated_fine_tuning_scores`] for the formula.
+    """
+
+    model_class = "EmulatedFineTuningForCausalLM"
+
+    def __init__(
+        self,
+        tuned: PreTrainedModel,
+        untuned: PreTrainedModel,
+        *,
+        beta: float = 1.0,
+        plausibility_threshold: float = 0.1,
+        attention_mask: Tensor | None = None,
+    ):
+        check_beta(beta, plausibility_threshold)
+        super().__init__(attention_mask, tuned=tuned, untuned=untuned)
+        self.beta = beta
+        self.plausibility_threshold = plausibility_threshold
+        self.widths = {shadow.role: shadow.model.config.get_text_config().vocab_size for shadow in self.shadows}
+        check_head_widths(**self.widths)
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        check_head_widths(base=scores.shape[-1], **self.widths)
+        return super().__call__(input_ids, scores)
+
+    def contrast(self, base_logits: Tensor, tuned_logits: Tensor, untuned_logits: Tensor) -> Tensor:
+        return emulated_fine_tuning_scores(
+            base_logits,
+            tuned_logits,
+            untuned_logits,
+            beta=self.beta,
+            plausibility_threshold=self.plausibility_threshold,
         )

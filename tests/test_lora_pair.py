@@ -239,9 +239,11 @@ def test_from_a_path_and_back(saved_adapter, tmp_path):
         "compatibility.py",
         "configuration_contrastive_lora_pair.py",
         "configuration_contrastive_pair.py",
+        "configuration_stacks.py",
         "functional.py",
         "modeling_contrastive_lora_pair.py",
         "modeling_contrastive_pair.py",
+        "modeling_stacks.py",
     ]
 
 

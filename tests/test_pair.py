@@ -287,8 +287,10 @@ def test_the_files_of_remote_code_are_the_packages_own(tmp_path):
         "compatibility.py",
         "config.json",
         "configuration_contrastive_pair.py",
+        "configuration_stacks.py",
         "functional.py",
         "generation_config.json",
         "model.safetensors",
         "modeling_contrastive_pair.py",
+        "modeling_stacks.py",
     ]

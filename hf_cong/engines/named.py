@@ -11,7 +11,7 @@ from transformers.utils import find_adapter_config_file
 
 from ..checkpoints import model_identity
 from ..pair import ContrastiveLoraPairConfig, ContrastivePairConfig, ContrastivePairForCausalLM
-from ..pair.modeling_contrastive_pair import load_tokenizer
+from ..pair.modeling_stacks import load_tokenizer
 
 
 def named_engine(

@@ -16,7 +16,7 @@ from transformers.utils import cached_file, find_adapter_config_file
 from ..compatibility import check_decoder_model
 from .configuration_contrastive_lora_pair import TARGETS
 from .modeling_contrastive_lora_pair import is_target, share
-from .modeling_contrastive_pair import load_member, load_tokenizer, lookup
+from .modeling_stacks import load_member, load_tokenizer, lookup
 
 # Fields of `LoraConfig` that change more than `weight + scaling · B @ A` of some linear layers.
 _UNCOVERED = (

@@ -24,6 +24,7 @@ from ..compatibility import check_decoder_only, warn_if_identical
 from ..functional import check_alpha
 from .configuration_contrastive_lora_pair import TARGETS, ContrastiveLoraPairConfig
 from .modeling_contrastive_pair import ContrastivePairForCausalLM
+from .modeling_stacks import logits_of
 
 
 class TwoStreamLinear(nn.Linear):
@@ -234,27 +235,24 @@ class ContrastiveLoraPairForCausalLM(ContrastivePairForCausalLM):
     def resize_token_embeddings(self, *args, **kwargs):
         raise ValueError("Resize the embeddings of the base model, then call `from_pair` again.")
 
-    def init_continuous_batching(self, generation_config=None, continuous_batching_config=None, workload_hints=None):
-        """Continuous batching, `generate_batch` included, with sdpa or eager attention."""
-        config = copy.copy(continuous_batching_config or ContinuousBatchingConfig())
-        config.auto_switch_to_flash = False
-        return super().init_continuous_batching(generation_config, config, workload_hints)
-
-    def _check_pages(self):
+    def _paged_config(self, config: ContinuousBatchingConfig | None) -> ContinuousBatchingConfig:
         if is_flash_attention_requested(self.config):
             raise ValueError(
                 f"Continuous batching of a LoRA pair does not work with {self.config._attn_implementation!r}, which "
                 "packs all rows into one and would mix policy and reference. First call "
-                "`pair.set_attn_implementation('sdpa')`."
+                "`model.set_attn_implementation('sdpa')`."
             )
+        config = copy.copy(config or ContinuousBatchingConfig())
+        config.auto_switch_to_flash = False
+        return config
 
     def member_logits(self, past_key_values, paged_cache, **inputs) -> tuple[Tensor, Tensor]:
         inputs |= {name: _both(inputs[name]) for name in ("input_ids", "attention_mask", "position_ids")}
         if past_key_values is not None:
-            inputs["past_key_values"] = _TwoStreamCache(past_key_values)
+            past_key_values = _TwoStreamCache(past_key_values)
         if paged_cache is not None:
-            inputs["cache"] = _TwoStreamPagedCache(paged_cache)
-        logits = self.stack(**inputs).logits
+            paged_cache = _TwoStreamPagedCache(paged_cache)
+        logits = logits_of(self.stack, past_key_values, paged_cache, **inputs)
         return logits[0::2], logits[1::2]
 
 

@@ -16,7 +16,7 @@ from transformers import (
 )
 
 from hf_cong import ContrastivePairForCausalLM
-from hf_cong.pair import modeling_contrastive_pair as module
+from hf_cong.pair import modeling_stacks as module
 from tests.oracle import oracle_beams, oracle_greedy, oracle_logps
 from tests.tiny import FAMILIES, tiny_model, tiny_pair, tiny_tokenizer
 
@@ -199,7 +199,7 @@ def test_control_another_alpha_writes_other_tokens(subjects, family):
 
 def test_control_a_cache_that_is_not_shifted_is_wrong(subjects, monkeypatch):
     subject = subjects("llama")
-    monkeypatch.setattr(module, "_ReferenceCache", lambda cache, offset: cache)
+    monkeypatch.setattr(module, "_LaterLayers", lambda cache, first: cache)
     assert subject.singles() != subject.expected
 
 

@@ -275,7 +275,7 @@ class NaiveProcessor(ContrastiveLogitsProcessor):
     """Trusts that every call continues the last one by one token, as simple processors do."""
 
     def __call__(self, input_ids, scores):
-        shadow = self.shadow
+        (shadow,) = self.shadows
         new = input_ids if shadow.cache is None else input_ids[:, -1:]
         output = shadow.model(new, past_key_values=shadow.cache, use_cache=True)
         shadow.cache = output.past_key_values
