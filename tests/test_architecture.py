@@ -18,8 +18,8 @@ FLOORS = [
     {"prompts", "compatibility", "checkpoints", "weights"},
     {"pair", "logits_process", "sampling", "factors"},
     {"engines", "rewards"},
-    {"generation", "search", "preferences", "cong_config", "lending", "stages", "cong_trainer", "evaluation"},
-    {"sandbox", "bench", "compress"},
+    {"generation", "preferences", "cong_config", "lending", "stages", "cong_trainer", "evaluation"},
+    {"sandbox", "bench", "compress", "search"},
     {"recipes", "cli"},
 ]
 # Within their floor, in this order: a later one may use an earlier one.

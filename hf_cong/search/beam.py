@@ -15,8 +15,8 @@ class Hypothesis:
 
     Args:
         text (`str`): Its text.
-        ids (`list[int]`, *optional*): Its token ids without the end-of-sequence token, `None` where only text is known.
-        implicit_reward (`float`): Σ β·(log π − log π_ref), nats times β; with the end of sequence where one was written.
+        ids (`list[int]`, *optional*): Its token ids without the end-of-sequence token, `None` where only text came.
+        implicit_reward (`float`): Σ β·(log π − log π_ref), nats times β; with the end of sequence where one came.
         finish_reason (`str`, *optional*): `"stop"`, `"length"`, or `None` if it was discarded before either.
         stop_reason (`int` or `str`, *optional*): The token or the stop string that ended it, where that is known.
         chunk (`int`): The chunk in which it was sampled last, from 1.

@@ -9,9 +9,12 @@ from transformers import (
     GenerationConfig,
     LogitsProcessorList,
     MaxLengthCriteria,
+    PrefixConstrainedLogitsProcessor,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteriaList,
+    UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.utils import ModelOutput
 
@@ -22,6 +25,8 @@ from .search import SearchSettings, search_batches
 
 # What `generate` adds of its own accord. Of these only the mask says something that `input_ids` does not.
 _OWN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
+# They know rows by their place in the batch, which a search changes.
+_BY_ROW = PrefixConstrainedLogitsProcessor | UnbatchedClassifierFreeGuidanceLogitsProcessor
 
 
 @dataclass
@@ -97,7 +102,7 @@ def chunk_beam_search(
     >>> model.generate(**inputs, max_new_tokens=128, do_sample=True, custom_generate=chunk_beam_search, reward=reward)
     ```
     """
-    _check_asked(stopping_criteria, generation_config, model_kwargs)
+    _check_asked(logits_processor, stopping_criteria, generation_config, model_kwargs)
     tokenizer = processing_class or reward.tokenizer
     width = input_ids.shape[1]
     settings = SearchSettings(
@@ -117,9 +122,12 @@ def chunk_beam_search(
         model,
         tokenizer,
         {"eos_token_id": eos, "pad_token_id": pad},
-        list(logits_processor),
+        # The penalty is made anew for every chunk, since it holds the padding of each row.
+        [each for each in logits_processor if not isinstance(each, RepetitionPenaltyLogitsProcessor)],
         do_sample=settings.do_sample,
+        repetition_penalty=generation_config.repetition_penalty or 1.0,
         stop_strings=list(settings.stop_strings),
+        least_width=width,
     )
     mask = model_kwargs.get("attention_mask")  # `generate` drops a mask of ones
     mask = torch.ones_like(input_ids) if mask is None else mask
@@ -127,9 +135,7 @@ def chunk_beam_search(
     if prompts is None and tokenizer.get_vocab() != reward.tokenizer.get_vocab():
         prompts = [tokenizer.decode(row, skip_special_tokens=True) for row in ids]
     names = [str(index) for index in range(len(ids))]
-    batches = search_batches(
-        sampler, reward, names, ids, settings, batch_size=len(ids), scored_prompts=prompts
-    )
+    batches = search_batches(sampler, reward, names, ids, settings, batch_size=len(ids), scored_prompts=prompts)
     results = {result.prompt_id: result for batch in batches for result in batch}
     results = [results[name] for name in names]
 
@@ -147,7 +153,10 @@ def _with_end(result: SearchResult) -> list[int]:
 
 
 def _check_asked(
-    stopping_criteria: StoppingCriteriaList, generation_config: GenerationConfig, model_kwargs: dict
+    logits_processor: LogitsProcessorList,
+    stopping_criteria: StoppingCriteriaList,
+    generation_config: GenerationConfig,
+    model_kwargs: dict,
 ) -> None:
     for name in ("num_beams", "num_return_sequences"):
         if getattr(generation_config, name) != 1:
@@ -157,9 +166,11 @@ def _check_asked(
             )
     own = MaxLengthCriteria | EosTokenCriteria
     others = [type(each).__name__ for each in stopping_criteria if not isinstance(each, own)]
+    others += [type(each).__name__ for each in logits_processor if isinstance(each, _BY_ROW)]
     if others:
         raise ValueError(
-            f"`chunk_beam_search` cannot follow {', '.join(others)}. Limit `max_new_tokens`, or pass it `stop_strings`."
+            f"`chunk_beam_search` cannot follow {', '.join(others)}. Limit `max_new_tokens`, or pass `stop_strings` "
+            "to `generate` itself."
         )
     inputs = sorted(name for name, value in model_kwargs.items() if name not in _OWN_INPUTS and value is not None)
     if inputs:

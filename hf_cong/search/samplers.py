@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""What a search asks of the model it steers: to go on with these rows by a few tokens. And how a local model does it."""
+"""What a search asks of the model it steers: to go on with rows by a few tokens. And how a local model does so."""
 
 import abc
 from inspect import signature
@@ -54,8 +54,8 @@ class Continuation(NamedTuple):
         finished (`bool`):
             Whether it ended by itself, and not at the number of tokens that was asked for.
         stop_reason (`int` or `str`, *optional*):
-            What ended it where that is known, as vLLM's servers say it: the id of a token, or a stop string. A row that
-            a stop string ended gets no credit for an end, since the pair never saw one.
+            What ended it where that is known, as vLLM's servers say it: the id of a token, or a stop string. A row
+            that a stop string ended gets no credit for an end, since the pair never saw one.
     """
 
     ids: list[int] | None
@@ -111,10 +111,14 @@ class ModelSampler(Sampler):
             What acts on the scores, warpers last.
         do_sample (`bool`, *optional*, defaults to `True`):
             `False` takes the most probable token at every step.
+        repetition_penalty (`float`, *optional*, defaults to `1.0`):
+            Penalty on tokens of the prompt and of the completion so far, before `logits_processor`.
         stop_strings (`list[str]`, *optional*):
             Texts that end a completion.
         chat_template_kwargs (`dict`, *optional*):
             Variables for the chat template.
+        least_width (`int`, *optional*, defaults to `1`):
+            Length that prompts are at least padded to, for processors that know where a completion begins.
     """
 
     def __init__(
@@ -125,19 +129,22 @@ class ModelSampler(Sampler):
         logits_processor: list[LogitsProcessor],
         *,
         do_sample: bool = True,
+        repetition_penalty: float = 1.0,
         stop_strings: list[str] | None = None,
         chat_template_kwargs: dict | None = None,
+        least_width: int = 1,
     ):
         base = model.get_base_model() if isinstance(model, PeftModel) else model
         if model.config.is_encoder_decoder or "past_key_values" not in signature(base.forward).parameters:
             raise ValueError(
-                f"`model` is a {model.config.model_type!r} model, whose rows cannot go on from a cache of keys and values. "
-                "Use a decoder-only model, one that `AutoModelForCausalLM` loads."
+                f"`model` is a {model.config.model_type!r} model, whose rows cannot go on from a cache of keys and "
+                "values. Use a decoder-only model, one that `AutoModelForCausalLM` loads."
             )
         self.model, self.tokenizer = model, tokenizer
         self.special_tokens, self.logits_processor = special_tokens, logits_processor
-        self.do_sample, self.stop_strings = do_sample, stop_strings or []
-        self.chat_template_kwargs = chat_template_kwargs
+        self.do_sample, self.repetition_penalty = do_sample, repetition_penalty
+        self.stop_strings, self.chat_template_kwargs = stop_strings or [], chat_template_kwargs
+        self.least_width = least_width
 
     def lengths(self, prompts: list, max_new_tokens: int) -> list[int]:
         lengths = [len(self._encode(prompt)) for prompt in prompts]
@@ -153,7 +160,7 @@ class ModelSampler(Sampler):
     def start(self, prompts: list, max_new_tokens: int) -> None:
         self._prompts = [self._encode(prompt) for prompt in prompts]
         self._max_new_tokens, self._uniforms = max_new_tokens, {}
-        self._width = max(map(len, self._prompts))
+        self._width = max(self.least_width, *map(len, self._prompts))
         padding = [self._width - len(ids) for ids in self._prompts]
         pad = self.special_tokens["pad_token_id"]
         ids = [[pad] * n + ids for n, ids in zip(padding, self._prompts, strict=True)]
@@ -164,7 +171,7 @@ class ModelSampler(Sampler):
         self._cache = None
         if self._width > 1:
             # All but the last token, which the first step of every row reads.
-            self._cache = self._generate(self._ids[:, :-1], self._mask[:, :-1], 1, {}, [], []).past_key_values
+            self._cache = self._generate(self._ids[:, :-1], self._mask[:, :-1], 1).past_key_values
 
     def extend(self, rows: list[Row], length: int) -> list[Continuation]:
         parents = torch.tensor([row.parent for row in rows], device=self.model.device)
@@ -176,7 +183,8 @@ class ModelSampler(Sampler):
         if self.do_sample:
             processors.append(_Draw(self._streams(rows), self._width))
         criteria = [_StopStrings(self, self._width)] if self.stop_strings else []
-        output = self._generate(ids, mask, length, self.special_tokens, processors, criteria)
+        settings = {**self.special_tokens, "repetition_penalty": self.repetition_penalty}
+        output = self._generate(ids, mask, length, settings, processors, criteria)
         self._ids, self._cache = output.sequences, output.past_key_values
         self._mask = torch.nn.functional.pad(mask, (0, self._ids.shape[1] - ids.shape[1]), value=1)
         written = self._ids[:, self._width :].tolist()
@@ -203,12 +211,12 @@ class ModelSampler(Sampler):
         ids: torch.LongTensor,
         mask: torch.LongTensor,
         length: int,
-        special_tokens: dict,
-        processors: list[LogitsProcessor],
-        criteria: list[StoppingCriteria],
+        settings: dict | None = None,
+        processors: list[LogitsProcessor] | None = None,
+        criteria: list[StoppingCriteria] | None = None,
     ) -> GenerateDecoderOnlyOutput:
         config = GenerationConfig(
-            do_sample=False, max_new_tokens=length, return_dict_in_generate=True, **special_tokens
+            do_sample=False, max_new_tokens=length, return_dict_in_generate=True, **(settings or {})
         )
         with decoding_with(self.model, config):
             return self.model.generate(
@@ -216,8 +224,8 @@ class ModelSampler(Sampler):
                 attention_mask=mask,
                 past_key_values=self._cache,
                 generation_config=config,
-                logits_processor=LogitsProcessorList(processors),
-                stopping_criteria=StoppingCriteriaList(criteria),
+                logits_processor=LogitsProcessorList(processors or []),
+                stopping_criteria=StoppingCriteriaList(criteria or []),
             )
 
     def _continuation(self, prompt: int, ids: list[int]) -> Continuation:
@@ -230,7 +238,9 @@ class ModelSampler(Sampler):
         if stop_string is None:
             return Continuation(ids, text, end is not None, stop_reason)
         text = text[: text.index(stop_string)]
-        count = next(n for n in range(len(ids) + 1) if completion_text(self.tokenizer, prompt_ids, ids[:n]).startswith(text))
+        count = next(
+            n for n in range(len(ids) + 1) if completion_text(self.tokenizer, prompt_ids, ids[:n]).startswith(text)
+        )
         return Continuation(ids[:count], text, True, stop_string)
 
 

@@ -1,9 +1,9 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Weak-to-Strong Search over prompts: many beams in one batch, sampled together and scored together."""
 
+import contextlib
 import logging
-import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from accelerate.utils.memory import clear_device_cache
@@ -11,8 +11,9 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..engines.transformers_engine import TransformersEngine, is_out_of_memory
-from ..prompts import encode_prompt, read_prompts
+from ..prompts import read_prompts
 from ..rewards import ImplicitReward
+from ..rewards.likelihood import RowError, check_rows, encode_prompts
 from ..sampling import Decoding, row_seed
 from .beam import Beam, SearchResult, kl_bound
 from .samplers import ModelSampler, Row, Sampler
@@ -310,10 +311,13 @@ def search_batches(
         raise ValueError(f"`batch_size` must be a whole number of at least 1, got {repr(batch_size)[:80]}.")
     scored_prompts = prompts if scored_prompts is None else scored_prompts
     lengths = sampler.lengths(prompts, settings.max_new_tokens)
+    with _naming(names, prompts, range(len(prompts))):
+        _check_context(reward, scored_prompts, settings.max_new_tokens if _share_ids(sampler, reward) else 1)
     left = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
     while left:
         batch, left = left[:batch_size], left[batch_size:]
-        found = _attempt(sampler, reward, *([of[i] for i in batch] for of in (names, prompts, scored_prompts)), settings)
+        parts = ([each[index] for index in batch] for each in (names, prompts, scored_prompts))
+        found = _attempt(sampler, reward, *parts, settings)
         if found is None:
             clear_device_cache(garbage_collection=True)
             left, batch_size = batch + left, len(batch) // 2
@@ -364,15 +368,16 @@ def _search(
             for slot, parent in enumerate(parents)
         ]
         written = sampler.extend(rows, length)
-        rewards = scorer.score(
-            [row.parent for row in rows],
-            [new.ids if by_ids else new.text for new in written],
-            [new.finished and not isinstance(new.stop_reason, str) for new in written],
-        )
+        owners = [index for index, parents in open_prompts.items() for _ in parents]
+        with _naming(names, prompts, owners):
+            rewards = scorer.score(
+                [row.parent for row in rows],
+                [new.ids if by_ids else new.text for new in written],
+                [new.finished and not isinstance(new.stop_reason, str) for new in written],
+            )
         following, first = {}, 0
         for index, parents in open_prompts.items():
             own = slice(first, first + len(parents))
-            _check_rewards(rewards[own], names[index], prompts[index])
             chosen = beams[index].advance(
                 written[own], rewards[own], tokens=tokens, last=tokens == settings.max_new_tokens
             )
@@ -392,13 +397,23 @@ def _share_ids(sampler: Sampler, reward: ImplicitReward) -> bool:
     return isinstance(sampler, ModelSampler) and sampler.tokenizer.get_vocab() == reward.tokenizer.get_vocab()
 
 
-def _check_rewards(rewards: list[float], name: str, prompt: object) -> None:
-    bad = [reward for reward in rewards if not math.isfinite(reward)]
-    if bad:
+def _check_context(reward: ImplicitReward, prompts: list, tokens: int) -> None:
+    """Refuses a prompt that leaves the pair no room for so many tokens."""
+    prompt_ids = encode_prompts(reward.tokenizer, prompts, reward.chat_template_kwargs)
+    for scorer in reward.scorers:
+        check_rows(scorer, [(ids, [0] * tokens) for ids in prompt_ids])
+
+
+@contextlib.contextmanager
+def _naming(names: list[str], prompts: list, owners: Sequence[int]) -> Iterator[None]:
+    """Names the prompt where the reward names a row; `owners` are the prompts of the rows."""
+    try:
+        yield
+    except RowError as error:
+        owner = owners[error.row]
         raise ValueError(
-            f"The reward of a hypothesis of prompt {name} ({repr(prompt)[:80]}) is {bad[0]}, which cannot be ranked. "
-            "Load the pair in bfloat16 or float32, not float16."
-        )
+            f"Scored by `reward`, prompt {names[owner]} ({repr(prompts[owner])[:80]}) {error.defect}"
+        ) from error
 
 
 def _result(name: str, prompt: object, beam: Beam, settings: SearchSettings) -> SearchResult:
