@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
@@ -96,6 +97,54 @@ def test_ids_with_random_parents_over_many_rounds(family, kind):
     if (family, kind) == ("gpt2", "lora"):
         pytest.skip("one forward covers no Conv1D")
     worst, spread = play(*members(kind, family))
+    assert worst < 1e-4
+    assert spread > 1
+
+
+_SHAPE = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+_SHAPE |= {"vocab_size": len(TOKENIZER), "bos_token_id": None, "eos_token_id": None, "pad_token_id": None}
+UNUSUAL = {
+    # Distances for positions, counted from the attention mask: no `position_ids`.
+    "alibi": lambda: transformers.BloomConfig(**_SHAPE, initializer_range=0.2),
+    # Attention within chunks of 8 tokens, which begin where the row begins.
+    "chunks": lambda: transformers.Llama4TextConfig(
+        **{**_SHAPE, "num_hidden_layers": 4},
+        intermediate_size=48,
+        intermediate_size_mlp=48,
+        num_key_value_heads=2,
+        head_dim=8,
+        num_local_experts=2,
+        attention_chunk_size=8,
+        initializer_range=0.2,
+    ),
+    # Keys and values of different widths.
+    "latent": lambda: transformers.DeepseekV3Config(
+        **_SHAPE,
+        intermediate_size=48,
+        moe_intermediate_size=16,
+        num_key_value_heads=4,
+        q_lora_rank=16,
+        kv_lora_rank=8,
+        qk_rope_head_dim=4,
+        qk_nope_head_dim=8,
+        v_head_dim=6,
+        n_routed_experts=4,
+        num_experts_per_tok=2,
+        n_group=1,
+        topk_group=1,
+        first_k_dense_replace=1,
+        initializer_range=0.2,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", list(UNUSUAL))
+def test_unusual_positions_and_caches(kind):
+    both = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        both.append(transformers.AutoModelForCausalLM.from_config(UNUSUAL[kind]()).float().eval())
+    worst, spread = play(ImplicitReward(*both, TOKENIZER), *both)
     assert worst < 1e-4
     assert spread > 1
 
@@ -310,6 +359,17 @@ def test_half_a_character_is_not_scored_until_it_is_whole():
     assert abs(reward.score(["the cat"], [" ok\ufffd"])[0] - before) > 0.01  # the control: it would have counted
 
 
+def test_text_after_ids():
+    """As a search hands over what `generate` was given: the prompt's ids, and text of another vocabulary."""
+    reward, policy, reference = members("pair", "qwen2")
+    prompt_ids, texts = encode_prompt(TOKENIZER, [{"role": "user", "content": "go"}]), [" the ca", " the cat sat"]
+    scoring = reward.incremental([prompt_ids])
+    for text in texts:
+        (value,) = scoring.score([0], [text], [False])
+        expected = one_row(policy, reference, prompt_ids, TOKENIZER.encode(text))
+        assert value == pytest.approx(expected, abs=1e-4)
+
+
 # Cost
 
 
@@ -393,7 +453,11 @@ def test_logits_come_in_slices(monkeypatch, kind):
 
 
 def test_refusals():
+    mamba = transformers.MambaConfig(vocab_size=len(TOKENIZER), hidden_size=16, num_hidden_layers=1)
+    mamba = transformers.AutoModelForCausalLM.from_config(mamba)
     policy = tiny_model("llama", **SHAPE)
+    with pytest.raises(ValueError, match="`reference` is a 'mamba' model with a recurrent state"):
+        ImplicitReward(policy, mamba, TOKENIZER).incremental(["a"])
     reference = tiny_model("llama", 1, max_position_embeddings=20, **SHAPE)
     reward = ImplicitReward(policy, reference, TOKENIZER)
     with pytest.raises(ValueError, match="Row 1 has .* context is 20"):

@@ -215,8 +215,8 @@ LLAMA_2 = (
     "{{ eos_token }}{% endif %}{% endfor %}"
 )
 OPENS_ONLY = (
-    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no') }}{% endif %}[{{ m['content'] }}]"
-    "{% endfor %}"
+    "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ raise_exception('no') }}{% endif %}["
+    "{{ m['content'] }}]{% endfor %}"
 )
 
 
