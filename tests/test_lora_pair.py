@@ -119,15 +119,11 @@ LINEAR = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_
         ({"layers_to_transform": [1]}, 4, LINEAR),
         ({"target_modules": ["q_proj", "down_proj"], "exclude_modules": ["model.layers.0.mlp.down_proj"]}, 4, None),
         ({"lora_dropout": 0.3}, 4, LINEAR),
-        ({"init_lora_weights": "pissa"}, 4, LINEAR),
-        ({"init_lora_weights": "olora"}, 4, LINEAR),
     ],
     ids=lambda value: json.dumps(value)[:60] if isinstance(value, dict) else "",
 )
 def test_adapters_of_every_shape(lora, rank, targets):
     adapted, policy, reference = tiny_lora("llama", lora=lora)
-    if "init_lora_weights" in lora:  # these move a part of the base into the adapter; its base is what is left
-        reference = copy.deepcopy(adapted).unload()
     pair = ContrastivePairForCausalLM.from_pair(adapted)
     assert pair.config.lora_rank == rank
     assert pair.config.target_modules == sorted(targets or ["q_proj", "down_proj"])
@@ -137,12 +133,16 @@ def test_adapters_of_every_shape(lora, rank, targets):
 
 def test_the_active_adapter_of_several_is_taken():
     adapted, _, reference = tiny_lora("llama")
-    second = peft.LoraConfig(r=2, target_modules=["embed_tokens", "up_proj"], init_lora_weights=False)
-    adapted.add_adapter("second", second)
+    second = {"target_modules": ["embed_tokens", "up_proj"], "modules_to_save": ["lm_head"]}
+    adapted.add_adapter("second", peft.LoraConfig(r=2, init_lora_weights=False, **second))
     policy = copy.deepcopy(adapted).merge_and_unload(adapter_names=["default"])
     pair = ContrastivePairForCausalLM.from_pair(adapted)
     assert_same_members(pair, policy, reference)
     assert not any(isinstance(module, peft.tuners.lora.LoraLayer) for module in pair.modules())
+    adapted, _, _ = tiny_lora("llama")
+    tokens = {"target_modules": ["up_proj"], "trainable_token_indices": [1, 2]}
+    adapted.add_adapter("second", peft.LoraConfig(r=2, init_lora_weights=False, **tokens))
+    assert_same_members(ContrastivePairForCausalLM.from_pair(adapted), policy, reference)
 
 
 def test_a_half_precision_pair_keeps_its_dtype():
@@ -411,10 +411,31 @@ def test_other_methods_are_refused_by_name(config):
         ContrastivePairForCausalLM.from_pair(adapted)
 
 
+def test_a_base_that_the_adapter_changed_is_no_reference(tmp_path):
+    """PiSSA and its like take the adapter's first value out of the base: what is left never was a model."""
+    base = tiny_model("llama")
+    for init in ("pissa", "pissa_niter_4", "olora"):
+        config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=init)
+        adapted = peft.get_peft_model(copy.deepcopy(base), config)
+        left = copy.deepcopy(adapted).unload()
+        assert (left(IDS).logits - base(IDS).logits).abs().max() > 0.1
+        with pytest.raises(ValueError, match=f"`init_lora_weights` is '{init}', which changed the weights"):
+            ContrastivePairForCausalLM.from_pair(adapted)
+    adapted.save_pretrained(tmp_path)
+    before = copy.deepcopy(base.state_dict())
+    with pytest.raises(ValueError, match="which changed the weights of the base"):
+        ContrastivePairForCausalLM.from_pair(tmp_path, base)  # PEFT would change it again, in place
+    assert all(torch.equal(before[name], weight) for name, weight in base.state_dict().items())
+    for init in ("gaussian", "orthogonal"):  # these leave it alone
+        config = peft.LoraConfig(target_modules=["q_proj"], init_lora_weights=init)
+        pair = ContrastivePairForCausalLM.from_pair(peft.get_peft_model(copy.deepcopy(base), config))
+        assert torch.equal(pair.reference(IDS).logits, base(IDS).logits)
+
+
 def test_states_of_an_adapter_that_are_refused():
     adapted, _, _ = tiny_lora("llama")
     adapted.merge_adapter()
-    with pytest.raises(ValueError, match="merged into its base.*unmerge_adapter"):
+    with pytest.raises(ValueError, match="merged into the base of `policy`.*unmerge_adapter"):
         ContrastivePairForCausalLM.from_pair(adapted)
     adapted.unmerge_adapter()
     with adapted.disable_adapter(), pytest.raises(ValueError, match="disabled.*enable_adapter_layers"):
@@ -423,6 +444,13 @@ def test_states_of_an_adapter_that_are_refused():
     adapted.base_model.set_adapter(["default", "second"])
     with pytest.raises(ValueError, match=r"one active adapter, got \['default', 'second'\].*set_adapter"):
         ContrastivePairForCausalLM.from_pair(adapted)
+    partial, policy, reference = tiny_lora("llama", lora={"target_modules": ["q_proj"]})
+    partial.add_adapter("other", peft.LoraConfig(target_modules=["up_proj"], init_lora_weights=False))
+    partial.merge_adapter(["other"])  # into layers that the active one leaves alone
+    with pytest.raises(ValueError, match="merged into the base of `policy`.*unmerge_adapter"):
+        ContrastivePairForCausalLM.from_pair(partial)
+    partial.unmerge_adapter()
+    assert_same_members(ContrastivePairForCausalLM.from_pair(partial), policy, reference)
 
 
 def test_what_is_given_beside_an_adapter():

@@ -28,6 +28,8 @@ _UNCOVERED = (
     "alora_invocation_tokens",
     "layer_replication",
 )
+# Values of `init_lora_weights` that subtract the first adapter from the base, or quantise it.
+_MOVING_INITS = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
 def load_adapter(
@@ -96,6 +98,10 @@ def check_adapter_config(config: PeftConfig):
     for field in _UNCOVERED:
         if getattr(config, field):
             _refuse(f"its `{field}` is {getattr(config, field)!r:.80}")
+    # These move a part of the base's weights into the adapter, so what is left is not the model before alignment.
+    init = config.init_lora_weights
+    if isinstance(init, str) and init.lower().startswith(_MOVING_INITS):
+        _refuse(f"its `init_lora_weights` is {init!r:.80}, which changed the weights of the base itself")
     if config.bias != "none":
         _refuse(f"its `bias` is {config.bias!r}")
 
@@ -125,9 +131,13 @@ def read_adapter(model: PeftModel) -> tuple[PreTrainedModel, dict[str, tuple[Ten
     check_decoder_model(adapted, "policy")
     plain, matrices = {}, {}
     for path, module in adapted.named_modules():
+        if isinstance(module, BaseTunerLayer) and module.merged:
+            raise ValueError(
+                "An adapter is merged into the base of `policy`. First call `peft_model.unmerge_adapter()`."
+            )
         if isinstance(module, AuxiliaryTrainingWrapper):  # of another adapter
             plain[module] = module.original_module
-        elif isinstance(module, BaseTunerLayer):
+        elif isinstance(module, lora.LoraLayer):
             plain[module] = module.get_base_layer()
             if active in module.lora_A or active in module.lora_embedding_A:
                 _check_layer(path, module, active)
@@ -146,8 +156,6 @@ def _check_layer(path: str, module: BaseTunerLayer, active: str):
         _refuse(f"`{path}` is a {type(base).__name__} (quantised, or no linear layer)")
     if active in module.lora_variant:
         _refuse(f"`{path}` uses {type(module.lora_variant[active]).__name__}")
-    if module.merged:
-        raise ValueError("The adapter of `policy` is merged into its base. First call `peft_model.unmerge_adapter()`.")
     if module.disable_adapters:
         raise ValueError("The adapter of `policy` is disabled. First call `peft_model.enable_adapter_layers()`.")
 
