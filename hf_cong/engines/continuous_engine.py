@@ -69,7 +69,8 @@ class ContinuousEngine(TransformersEngine):
                         raise RuntimeError(f"Continuous batching failed: {result.error[:300]}")
                     written[int(result.request_id)] = result.generated_tokens
                 elif not manager.is_running():
-                    raise RuntimeError("Continuous batching failed.") from manager.background_thread_status.fatal_error
+                    error = manager.background_thread_status.fatal_error  # said, since a full memory is told by it
+                    raise RuntimeError(f"Continuous batching failed: {str(error)[:300]}") from error
         finally:
             manager.stop(hard_stop=True)
             manager.destroy()

@@ -4,6 +4,7 @@
 import pytest
 import torch
 from transformers import ContinuousBatchingConfig
+from transformers.generation.continuous_batching import continuous_api
 
 from hf_cong import generate_completions
 from hf_cong.engines.continuous_engine import ContinuousEngine
@@ -99,3 +100,22 @@ def test_out_of_memory_halves_the_batch(tmp_path, caplog):
     assert "12 rows do not fit in memory; going on with 6." in caplog.text
     generate_completions(PROMPTS, make_model(), output_dir=tmp_path / "roomy", **SETTINGS)
     assert written(tmp_path / "tight") == written(tmp_path / "roomy")
+
+
+def test_pages_that_do_not_fit_halve_the_batch_too(tmp_path, monkeypatch, caplog):
+    """They are allocated at once, before there is a row that could fail."""
+    stock = continuous_api.PagedAttentionCache
+
+    def allocate(*args, continuous_batching_config, **kwargs):
+        if continuous_batching_config.num_blocks > 7:
+            torch.empty(1 << 46)  # of torch's own making
+        return stock(*args, continuous_batching_config=continuous_batching_config, **kwargs)
+
+    monkeypatch.setattr(continuous_api, "PagedAttentionCache", allocate)
+    generate_completions(PROMPTS, ContinuousEngine(make_model()), output_dir=tmp_path / "tight", **SETTINGS)
+    assert "12 rows do not fit in memory; going on with 6." in caplog.text
+    generate_completions(PROMPTS, make_model(), output_dir=tmp_path / "roomy", **SETTINGS)
+    assert written(tmp_path / "tight") == written(tmp_path / "roomy")
+    monkeypatch.setattr(continuous_api, "PagedAttentionCache", lambda *args, **kwargs: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="Continuous batching failed: inconsistent tensor size"):
+        generate_completions(PROMPTS, ContinuousEngine(make_model()), output_dir=tmp_path / "other", **SETTINGS)
