@@ -1,32 +1,29 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Two checkpoints to one LoRA pair: the difference of their weights, cut to a low rank, and what the cut costs.
 
-The difference is factored matrix by matrix, straight from the files, so memory is bounded by one layer. Only the
-measurement on prompts loads the two models.
+Memory is bounded by one layer, or by the embeddings where those are larger. Only the measurement on prompts loads the
+two models.
 """
 
-import itertools
 import json
 import logging
-import math
 import os
 import re
-from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 
 import datasets
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional as F
-from tqdm.auto import tqdm
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, PreTrainedTokenizerBase
 
 from .checkpoints import content_key, model_identity
 from .compatibility import check_decoder_only, check_same_vocabulary, eos_token_ids
 from .evaluation.fidelity import measure_fidelity
 from .evaluation.report import plot_ranks, render_table
+from .factors import EMBEDDINGS, Factors, energy_report, squared_norm, write_factors
 from .functional import check_alpha
 from .generation import generate_completions
 from .journal import Journal, read_manifest, replacing, write_manifest
@@ -39,9 +36,7 @@ logger = logging.getLogger(__name__)
 
 _WORK, _REPORT, _PICTURE = "_compression", "compression.json", "compression.png"
 _TARGET = re.compile(rf"layers\.\d+\.\w+\.({'|'.join(TARGETS)})\.weight$")
-_EMBEDDINGS = {"model.embed_tokens.weight": "embeddings", "lm_head.weight": "head"}
 _DEFAULT_RANKS = (4, 8, 16, 32, 64)
-_LOUD = 0.05  # share of the difference that the adapter leaves out
 # What may differ between two configurations of one architecture: shapes are compared on the tensors themselves.
 _NO_EFFECT = {
     "architectures",
@@ -184,10 +179,18 @@ def compress_pair(
             if found["settings"] == settings:
                 return found
             report.unlink()  # it says that the pair beside it is complete, and that is about to change
-        records = _factor(policy, reference, matrices, output_dir, journal, max(ranks), full_svd_limit, device)
-        factors = _Factors(output_dir, matrices)
+        factors = Factors(output_dir / _WORK / "factors", matrices)
+        records = write_factors(
+            policy,
+            reference,
+            factors,
+            journal,
+            largest_rank=max(ranks),
+            full_svd_limit=full_svd_limit,
+            device=device,
+        )
         content = {"identity": factors_identity, "names": names, "settings": settings}
-        content |= _energy(records, factors, ranks)
+        content |= energy_report(records, factors, ranks)
         files, lost = _write_pair(policy, reference, factors, output_dir, tokenizers[0], rank, settings)
         content["rounding"] = lost / sum(content["modules"][name]["energy"] for name in matrices)
         if rows is not None:
@@ -241,6 +244,8 @@ def _check_pair(policy: Weights, reference: Weights) -> list[str]:
             f"`policy` is a {policy.config.model_type!r} model and `reference` a {reference.config.model_type!r} one. "
             "Pass two checkpoints of one model, before and after alignment."
         )
+    _check_model(policy, "policy")
+    _check_model(reference, "reference")
     check_same_tensors(policy, reference)
     there, here = policy.config.to_dict(), reference.config.to_dict()
     for name in sorted({**there, **here}.keys() - _NO_EFFECT):
@@ -250,185 +255,54 @@ def _check_pair(policy: Weights, reference: Weights) -> list[str]:
                 f"`policy` and {repr(here.get(name))[:80]} in `reference`. A LoRA pair has one configuration; for "
                 "these two use `ContrastivePairForCausalLM`."
             )
-    matrices = [name for name in reference.shapes if _TARGET.search(name)]
-    for name, shape in reference.shapes.items():
-        if len(shape) > 1 and name not in _EMBEDDINGS and not _TARGET.search(name):
+    return [name for name in reference.shapes if _TARGET.search(name)]
+
+
+def _check_model(weights: Weights, role: str) -> None:
+    """Refuses a checkpoint that is not just what its own model loads, and a model that no LoRA pair covers."""
+    kind = weights.config.model_type
+    with torch.device("meta"):
+        places = AutoModelForCausalLM.from_config(weights.config).state_dict()
+    for name, weight in sorted(places.items()):
+        shape, found = tuple(weight.shape), weights.shapes.get(name)
+        if len(shape) > 1 and name not in EMBEDDINGS and not _TARGET.search(name):
             raise ValueError(
-                f"A LoRA pair covers {', '.join(TARGETS)}, and this {reference.config.model_type!r} model has the "
-                f"weight {name!r} of shape {shape}. Use `ContrastivePairForCausalLM` with both checkpoints."
+                f"A LoRA pair covers {', '.join(TARGETS)}, and this {kind!r} model has the weight {name!r} of shape "
+                f"{shape}. Use `ContrastivePairForCausalLM` with both checkpoints."
             )
-    return matrices
+        tied = name == "lm_head.weight" and weights.config.tie_word_embeddings
+        if found != shape and not (tied and found is None):
+            raise ValueError(
+                f"`{role}` must be the {kind!r} model of its configuration: {name!r} is "
+                f"{'absent' if found is None else f'of shape {found}'} instead of {shape}. Take the checkpoint from "
+                "its source, or load it with `AutoModelForCausalLM` and save it again."
+            )
+    if unknown := [name for name in weights.shapes if name not in places]:
+        logger.warning(
+            "`%s` holds %d tensors for which a %r model has no place, such as %r. They are passed over.",
+            role,
+            len(unknown),
+            kind,
+            unknown[0][:80],
+        )
+        for name in unknown:
+            del weights.shapes[name]
 
 
 def _tokenizer(directory: Path) -> PreTrainedTokenizerBase | None:
     return AutoTokenizer.from_pretrained(directory) if (directory / "tokenizer_config.json").exists() else None
 
 
-def _factor(
-    policy: Weights,
-    reference: Weights,
-    matrices: list[str],
-    output_dir: Path,
-    journal: Journal,
-    largest_rank: int,
-    full_svd_limit: int,
-    device: str,
-) -> list[dict]:
-    """One journal record per tensor, with its ‖Δ‖²; the factors of a matrix are on disk before its record."""
-    done = {record["tensor"] for record in journal.records}
-    for name in tqdm(reference.shapes, desc="Tensors", unit="tensor"):
-        if name in done:
-            continue
-        record = {"tensor": name}
-        if name in matrices:
-            difference = policy.tensor(name).to(device, torch.float32)
-            difference -= reference.tensor(name).to(device)
-            record["energy"] = _energy_of(difference)
-            record["exact"] = min(difference.shape) <= full_svd_limit
-        else:
-            blocks = zip(policy.blocks(name), reference.blocks(name), strict=True)
-            record["energy"] = sum(_energy_of(ours - theirs) for ours, theirs in blocks)
-        if not math.isfinite(record["energy"]):
-            raise ValueError(
-                f"{name!r} is not finite in `policy` or `reference`. Take the checkpoints from their source."
-            )
-        if name in matrices:
-            with replacing(_factor_file(output_dir, name)) as temporary:
-                save_file(factor(difference, largest_rank, exact=record["exact"]), temporary)
-        journal.append([record])
-    return journal.records
-
-
-def _energy_of(difference: Tensor) -> float:
-    return torch.linalg.vector_norm(difference, dtype=torch.float64).item() ** 2
-
-
-def factor(difference: Tensor, rank: int, *, exact: bool = True) -> dict[str, Tensor]:
-    """
-    The truncated SVD of a matrix, as the two matrices of a LoRA.
-
-    Args:
-        difference (`torch.FloatTensor` of shape `(out, in)`): Policy minus reference.
-        rank (`int`): Components to keep; `k = min(rank, out, in)`.
-        exact (`bool`, *optional*, defaults to `True`): `False` computes the leading components only, by a seeded
-            randomised SVD.
-
-    Returns:
-        `dict[str, torch.Tensor]` on the CPU: `lora_A` of shape `(k, in)` and `lora_B` of shape `(out, k)`, whose first
-        r rows and columns are the best approximation of rank r; and `squares`, float64, the squared singular values
-        that are known, in falling order.
-    """
-    rank = min(rank, *difference.shape)
-    if exact:
-        left, values, right = torch.linalg.svd(difference, full_matrices=False)
-    else:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            oversampled = min(rank + 16, *difference.shape)
-            left, values, right = torch.svd_lowrank(difference, q=oversampled, niter=4)
-        values, right = values[:rank], right.T  # the last ones are only there to make the first ones right
-    root = values[:rank].sqrt()
-    return {
-        "lora_A": (root[:, None] * right[:rank]).contiguous().cpu(),
-        "lora_B": (left[:, :rank] * root).contiguous().cpu(),
-        "squares": values.double().square().cpu(),
-    }
-
-
-def _factor_file(output_dir: Path, name: str) -> Path:
-    return output_dir / _WORK / "factors" / f"{name.removesuffix('.weight')}.safetensors"
-
-
-class _Factors:
-    """The factors on disk, by the name of their matrix."""
-
-    def __init__(self, output_dir: Path, matrices: list[str]):
-        self.files = {name: _factor_file(output_dir, name) for name in matrices}
-
-    def squares(self, name: str) -> Tensor:
-        return load_file(self.files[name])["squares"]
-
-    def adapter(self, name: str, rank: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-        """`lora_A (k, in)` and `lora_B (out, k)` of the best approximation, k at most `rank`."""
-        tensors = load_file(self.files[name])
-        return tensors["lora_A"][:rank].to(dtype), tensors["lora_B"][:, :rank].to(dtype)
-
-
-def _energy(records: list[dict], factors: _Factors, ranks: list[int]) -> dict:
-    """Everything that is known from the weights alone."""
-    modules = {
-        r["tensor"]: {"energy": r["energy"], "exact": r["exact"]} for r in records if r["tensor"] in factors.files
-    }
-    left_out = dict.fromkeys(("embeddings", "head", "norms", "biases"), 0.0)
-    for record in records:
-        if record["tensor"] not in modules:
-            left_out[_kind(record["tensor"])] += record["energy"]
-    inside, outside = sum(module["energy"] for module in modules.values()), sum(left_out.values())
-    if inside == 0:
-        where = ", ".join(kind for kind, energy in left_out.items() if energy) or "nowhere"
-        raise ValueError(
-            "`policy` and `reference` are equal in every matrix that an adapter can change, so there is nothing to "
-            f"compress. They differ elsewhere: {where}. Pass the checkpoints after and before alignment."
-        )
-    share = outside / (inside + outside)
-    if share > _LOUD:
-        largest = max(left_out, key=left_out.get)
-        logger.warning(
-            "%.0f%% of the squared difference between `policy` and `reference` is in tensors that an adapter leaves "
-            "out, most of it in the %s. The row `full` of the report says what they cost.",
-            100 * share,
-            largest,
-        )
-    by_type = defaultdict(list)
-    for name in modules:
-        by_type[name.split(".")[-2]].append(name)
-    curves = {"all": _curve(list(modules), modules, factors)}
-    for target in TARGETS:
-        if sum(modules[name]["energy"] for name in by_type[target]):
-            curves[target] = _curve(by_type[target], modules, factors)
-    captured = {0: 0.0, **{rank: curves["all"][min(rank, len(curves["all"])) - 1] for rank in ranks}, "full": 1.0}
-    return {
-        "ranks": [
-            {"rank": rank, "captured_energy": value, "captured_of_all": value * (1 - share)}
-            for rank, value in captured.items()
-        ],
-        "left_out": {
-            "energy": left_out,
-            "shares": {kind: energy / (inside + outside) for kind, energy in left_out.items()},
-            "share": share,
-        },
-        "curves": curves,
-        "modules": modules,
-    }
-
-
-def _kind(name: str) -> str:
-    return _EMBEDDINGS.get(name, "biases" if name.endswith(".bias") else "norms")
-
-
-def _curve(names: list[str], modules: dict, factors: _Factors) -> list[float]:
-    """Share of the matrices' energy that ranks 1, 2, 3, ... capture, as far as all their singular values are known."""
-    sums = [factors.squares(name).cumsum(0) for name in names]
-    known = min(
-        (len(s) for name, s in zip(names, sums, strict=True) if not modules[name]["exact"]),
-        default=max(map(len, sums)),
-    )
-    # a matrix with fewer singular values has been captured whole by then
-    padded = [F.pad(s[:known], (0, max(0, known - len(s))), value=s[-1].item()) for s in sums]
-    total = sum(modules[name]["energy"] for name in names)
-    return (torch.stack(padded).sum(0) / total).clamp(max=1.0).tolist()
-
-
 def _write_pair(
     policy: Weights,
     reference: Weights,
-    factors: _Factors,
+    factors: Factors,
     output_dir: Path,
     tokenizer: PreTrainedTokenizerBase | None,
     rank: int,
     settings: dict,
 ) -> tuple[tuple[str, ...], float]:
-    """The pair's directory, a shard per layer. Returns the names of its files and what rounding the adapter lost."""
+    """The pair's directory, a shard at a time. Returns the names of its files and what rounding the adapter lost."""
     # A target that alignment left alone in every layer has no adapter.
     targets = sorted({name.split(".")[-2] for name in factors.files if factors.squares(name).sum() > 0})
     config = ContrastiveLoraPairConfig(
@@ -441,17 +315,20 @@ def _write_pair(
         **{name: policy.config.to_dict().get(name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")},
     )
     names = [name for name in reference.shapes if name != "lm_head.weight" or not reference.config.tie_word_embeddings]
-    layers = {key: list(group) for key, group in itertools.groupby(sorted(names, key=_layer), key=_layer)}
+    shards = {}  # one for each layer, and for each tensor outside the layers
+    for name in names:
+        layer = re.search(r"\.layers\.\d+\.", name)
+        shards.setdefault(layer[0] if layer else name, []).append(name)
     lost, size, weight_map = 0.0, 0, {}
-    for number, (_, group) in enumerate(layers.items(), 1):
-        file = f"model-{number:05d}-of-{len(layers):05d}.safetensors"
+    for number, group in enumerate(shards.values(), 1):
+        file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
         tensors = {}
         for name in group:
             weight = tensors[f"stack.{name}"] = reference.tensor(name)
             if name in factors.files and name.split(".")[-2] in targets:
                 lora_A, lora_B = factors.adapter(name, rank, weight.dtype)
                 exact_A, exact_B = factors.adapter(name, rank, torch.float32)
-                lost += _energy_of(exact_B @ exact_A - lora_B.float() @ lora_A.float())
+                lost += squared_norm(exact_B @ exact_A - lora_B.float() @ lora_A.float())
                 padding = rank - len(lora_A)
                 module = f"stack.{name.removesuffix('.weight')}"
                 tensors[f"{module}.lora_A"] = F.pad(lora_A, (0, 0, 0, padding))
@@ -472,16 +349,10 @@ def _write_pair(
     return (*dict.fromkeys(weight_map.values()), "model.safetensors.index.json", "config.json"), lost
 
 
-def _layer(name: str) -> int:
-    """Number of the layer that a tensor belongs to, -1 outside the layers."""
-    found = re.search(r"\.layers\.(\d+)\.", name)
-    return int(found[1]) if found else -1
-
-
 def _measure(
     policy: Weights,
     reference: Weights,
-    factors: _Factors,
+    factors: Factors,
     rows: datasets.Dataset,
     tokenizer: PreTrainedTokenizerBase,
     settings: dict,
@@ -520,7 +391,7 @@ def _measure(
     )
 
 
-def _approximations(factors: _Factors, policy, reference, ranks: list[int]) -> dict[str, dict]:
+def _approximations(factors: Factors, policy, reference, ranks: list[int]) -> dict[str, dict]:
     """Hooks that make the reference compute as the policy of each rank, and as the policy in all matrices (`full`)."""
     hooks = {str(rank): {} for rank in (*ranks, "full")}
     for name in factors.files:

@@ -3,8 +3,11 @@
 
 import copy
 import json
+import multiprocessing
+import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 
@@ -16,9 +19,10 @@ from safetensors.torch import load_file, save_file
 from scipy import stats
 from transformers import AutoModelForCausalLM
 
-from hf_cong import ContrastiveLoraPairForCausalLM, ContrastivePairForCausalLM, compress_pair
+from hf_cong import ContrastiveLoraPairForCausalLM, ContrastivePairForCausalLM, compress, compress_pair, factors
 from hf_cong.cli import main
-from hf_cong.compress import factor, report_table
+from hf_cong.compress import report_table
+from hf_cong.factors import factor
 from hf_cong.prompts import encode_prompt, prompt_id
 from tests.oracle import oracle_greedy, oracle_logps
 from tests.tiny import tiny_model, tiny_pair, tiny_tokenizer
@@ -419,6 +423,78 @@ def test_bad_pairs_are_refused(tmp_path):
     for name, seed in (("policy", 0), ("reference", 1)):
         tiny_tokenizer(seed).save_pretrained(tmp_path / name)
     refused("must share one vocabulary")
+
+
+def edit(directory, change):
+    tensors = load_file(directory / "model.safetensors")
+    change(tensors)
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda t: t.pop("model.layers.1.mlp.up_proj.weight"), r"'model.layers.1.mlp.up_proj.weight' is absent"),
+        (lambda t: t.pop("lm_head.weight"), r"'lm_head.weight' is absent instead of \(64, 32\)"),
+        (lambda t: t.update({"lm_head.weight": torch.ones(72, 32)}), r"'lm_head.weight' is of shape \(72, 32\)"),
+    ],
+)
+def test_a_checkpoint_that_is_not_its_model_is_refused(tmp_path, change, found):
+    """Both lack the same: neither differs from the other, and what would be written could not be loaded."""
+    names = saved(tmp_path, *low_rank_pair("llama"))
+    for name in names:
+        edit(name, change)
+    with pytest.raises(ValueError, match=f"`policy` must be the 'llama' model of its configuration: {found}"):
+        compress_pair(*names, output_dir=tmp_path / "out", rank=4)
+    assert not (tmp_path / "out").exists()
+
+
+def test_tensors_without_a_place_are_passed_over(tmp_path, caplog):
+    policy, reference = low_rank_pair("llama")
+    names = saved(tmp_path / "in", policy, reference)
+    compress_pair(*names, output_dir=tmp_path / "plain", rank=4)
+    assert "has no place" not in caplog.text
+    escape = "../../../escaped/layers.0.self_attn.q_proj.weight"  # the factors' files are named by the tensors
+    edit(names[0], lambda t: t.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.ones(4)}))
+    for name in names:
+        edit(name, lambda t: t.update({escape: torch.randn(8, 8)}))
+    compress_pair(*names, output_dir=tmp_path / "out" / "pair", rank=4)
+    assert "`policy` holds 2 tensors for which a 'llama' model has no place" in caplog.text
+    assert "`reference` holds 1 tensors" in caplog.text
+    assert not list(tmp_path.rglob("escaped*"))
+    plain, pair = (tmp_path / name for name in ("plain", "out/pair"))
+    for file in plain.glob("model-*"):
+        assert (pair / file.name).read_bytes() == file.read_bytes()
+
+
+def _killed_at(call, module, name, names, output_dir, settings):
+    """As a process of its own: dies in the so-manieth call of a function."""
+    function, calls = getattr(module, name), iter(range(call))
+
+    def dying(*args, **kwargs):
+        if next(calls, None) is None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return function(*args, **kwargs)
+
+    setattr(module, name, dying)
+    compress_pair(*names, output_dir=output_dir, **settings)
+
+
+@pytest.mark.parametrize(
+    ("module", "name", "call"), [(factors, "factor", 5), (factors, "save_file", 9), (compress, "save_file", 2)]
+)
+def test_killed_in_earnest_it_ends_with_the_same_bytes(tuned, tmp_path, module, name, call):
+    *names, prompts = tuned
+    settings = {"rank": 4, "prompts": prompts[:2], "max_new_tokens": 4}
+    compress_pair(*names, output_dir=tmp_path / "whole", **settings)
+    arguments = (call, module, name, names, tmp_path / "killed", settings)
+    process = multiprocessing.get_context("fork").Process(target=_killed_at, args=arguments)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGKILL
+    assert not (tmp_path / "killed" / "compression.json").exists()
+    compress_pair(*names, output_dir=tmp_path / "killed", **settings)
+    assert weights_of(tmp_path / "killed") == weights_of(tmp_path / "whole")
 
 
 def test_nothing_to_compress_is_refused(tmp_path):
