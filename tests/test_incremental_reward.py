@@ -225,11 +225,12 @@ def test_control_rows_that_are_not_aligned(monkeypatch):
 
 
 def test_control_a_completion_that_was_cut_gets_no_credit_for_its_end():
-    reward, policy, reference = members("models", "qwen2")
+    _, policy, reference = members("models", "qwen2")
+    reward = ImplicitReward(policy, reference, TOKENIZER, beta=0.5)
     ids, prompt_ids = [20, 30, 40], encode_prompt(TOKENIZER, PROMPTS[0])
     cut, ended = reward.incremental(PROMPTS).score([0, 0], [ids, ids], [False, True])
-    assert cut == pytest.approx(one_row(policy, reference, prompt_ids, ids), abs=1e-4)
-    assert ended == pytest.approx(one_row(policy, reference, prompt_ids, [*ids, EOS]), abs=1e-4)
+    assert cut == pytest.approx(0.5 * one_row(policy, reference, prompt_ids, ids), abs=1e-4)
+    assert ended == pytest.approx(0.5 * one_row(policy, reference, prompt_ids, [*ids, EOS]), abs=1e-4)
     assert abs(cut - ended) > 0.01
 
 
@@ -441,7 +442,7 @@ def test_logits_come_in_slices(monkeypatch, kind):
         scoring = reward.incremental(prompts)
         first = scoring.score([0, 1, 1, 2], rows, [False, True, False, False])
         results.append(first + scoring.score([3, 0, 2], [again[3], again[0], again[2]], [False, False, True]))
-        most.append(counter.logits / (2 if kind == "lora" else 1))
+        most.append(counter.logits)
     assert results[1] == pytest.approx(results[0], abs=1e-4)
     assert results[2] == pytest.approx(results[0], abs=1e-4)
     assert most[1] <= 30 * len(TOKENIZER)

@@ -24,7 +24,6 @@ from transformers import DynamicCache
 
 from ..compatibility import check_decoder_model
 from ..functional import implicit_reward, token_logps
-from . import likelihood
 from .likelihood import Scorer, check_finite, check_rows, common_prefix, encode_completions, encode_prompts
 
 if TYPE_CHECKING:
@@ -195,8 +194,8 @@ def _run(scorer: Scorer, cache: DynamicCache, layout: _Layout) -> tuple[DynamicC
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
     (batch, new), width = input_ids.shape, sources.shape[1]
     # As many whole rows as the logits allow; if not even one, that row in several steps.
-    most_rows = max(1, likelihood.MAX_LOGITS // (max(new, 1) * scorer.vocab_size))
-    most_tokens = max(1, likelihood.MAX_LOGITS // (most_rows * scorer.vocab_size))
+    most_rows = max(1, scorer.most_tokens // max(new, 1))
+    most_tokens = scorer.most_tokens // most_rows
     logps, caches = torch.zeros(len(scorer.members), batch, new), []
     for rows in (slice(first, first + most_rows) for first in range(0, batch, most_rows)):
         caches.append(_select(cache, parents[rows], sources[rows]))
@@ -242,6 +241,6 @@ def _join(caches: list[DynamicCache]) -> DynamicCache:
         return caches[0]
     joined = DynamicCache()
     for number, layers in enumerate(zip(*(cache.layers for cache in caches), strict=True)):
-        keys, values = (torch.cat([getattr(layer, name) for layer in layers]) for name in ("keys", "values"))
+        keys, values = torch.cat([layer.keys for layer in layers]), torch.cat([layer.values for layer in layers])
         joined.update(keys, values, number)
     return joined

@@ -48,6 +48,7 @@ class Scorer:
         self.model = model
         self.members = ("policy", "reference") if members else ("model",)
         self.vocab_size = model.config.get_text_config().vocab_size
+        self.most_tokens = max(1, MAX_LOGITS // (len(self.members) * self.vocab_size))  # of one forward
 
     def logits(self, cache: Cache | None = None, **inputs) -> tuple[Tensor, ...]:
         """Logits of each member. `inputs` are those of every causal language model; without a cache none is made."""
@@ -155,7 +156,7 @@ def row_logps(scorer: Scorer, rows: list[tuple[list[int], list[int]]], batch_siz
     left = sorted((i for i, (_, ids) in enumerate(rows) if ids), key=lambda i: -len(rows[i][0]) - len(rows[i][1]))
     while left:
         length = sum(map(len, rows[left[0]]))
-        size = max(1, min(batch_size, MAX_LOGITS // (length * scorer.vocab_size)))
+        size = max(1, min(batch_size, scorer.most_tokens // length))
         batch, left = left[:size], left[size:]
         whole = [torch.tensor(rows[i][0] + rows[i][1]) for i in batch]
         # Right padding: a causal model never looks at it, so every row keeps its own positions.
