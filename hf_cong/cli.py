@@ -8,7 +8,7 @@ from pathlib import Path
 _COMMANDS = {
     "demo": "run the whole job on the built-in sandbox, offline: table and plots in a few minutes",
     "train": "ConG on your models and prompts: `--config recipe.yaml`",
-    "generate": "prompts to completions, by a pair or one model",
+    "generate": "prompts to completions, by a pair, a model that it steers, or one model",
     "build": "completions to an SFT or a preference dataset",
     "compress": "two full checkpoints to one LoRA pair, and what that loses",
     "bench": "how fast contrastive decoding is here, every way side by side",
@@ -79,7 +79,7 @@ def generate(argv: list[str]):
     from .recipes import GenerateArguments, parse
 
     (args,) = parse((GenerateArguments,), argv, prog="hf-cong generate")
-    names = ("reference", "alpha", "plausibility_threshold", "dtype")
+    names = ("reference", "base", "alpha", "beta", "plausibility_threshold", "dtype")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.engine is None:
         engine, engine_id, tokenizer = named_engine(args.policy, **given)

@@ -71,18 +71,18 @@ def generate_completions(
         prompts (`datasets.Dataset`, `list`, `str` or `Path`):
             Plain strings or chat messages in the column `prompt`: see [`read_prompts`].
         engine (`PreTrainedModel`, `PeftModel`, `vllm.LLM`, `str`, [`Engine`] or `Callable`):
-            A model, such as a [`ContrastivePairForCausalLM`]; a vLLM engine; the URL of an OpenAI-compatible server
-            such as `vllm serve` (`"http://localhost:8000/v1"`, see [`ServerEngine`]); a model under continuous
-            batching, `ContinuousEngine(model)`; or a function without arguments that returns one of these. The
-            function is called only if work is left.
+            A model, such as a [`ContrastivePairForCausalLM`] or an [`EmulatedFineTuningForCausalLM`]; a vLLM engine;
+            the URL of an OpenAI-compatible server such as `vllm serve` (`"http://localhost:8000/v1"`, see
+            [`ServerEngine`]); a model under continuous batching, `ContinuousEngine(model)`; or a function without
+            arguments that returns one of these. The function is called only if work is left.
         tokenizer (`PreTrainedTokenizerBase`):
             The tokenizer of the engine.
         output_dir (`str` or `Path`):
             Receives `journal-*.jsonl`, `completions.parquet` and, last, `manifest.json`.
         engine_id (`str` or `dict`, *optional*):
             Names everything in the engine that changes what it writes (JSON values). A model is known by a hash of its
-            weights (and α, τ) without it, a vLLM engine by its checkpoint (and α, τ, dtype), a server by the names it
-            gives its model, which tell nothing of α; a function must have one.
+            weights (and α, β, τ) without it, a vLLM engine by its checkpoint (and α, β, τ, dtype), a server by the
+            names it gives its model, which tell nothing of α; a function must have one.
         seed (`int`, *optional*, defaults to `0`):
             With the content of a prompt, it determines the random numbers of that prompt's completion.
         max_new_tokens (`int`, *optional*, defaults to `512`):
@@ -109,7 +109,7 @@ def generate_completions(
     Returns:
         `datasets.Dataset`: in the order of the prompts, with the columns `prompt_id`, `prompt`, `completion` (`str`),
         `completion_ids` (without the end-of-sequence token), `finish_reason` (`"stop"` or `"length"`), `seed` (of that
-        row), `alpha` and `plausibility_threshold` (`None` unless the engine is a pair) and `model`.
+        row), `alpha` (of a pair), `beta` (of emulated fine-tuning), `plausibility_threshold` (of both) and `model`.
 
     Raises:
         TypeError: if `engine` is none of these, or a whole number is not an `int`.
@@ -170,7 +170,7 @@ def generate_completions(
         fitting = _fitting(lengths, limit, max_new_tokens, invalid_prompts)
         if len(fitting) < len(rows):
             dropped["too_long"] = len(rows) - len(fitting)
-        columns = {name: facts[name] for name in ("alpha", "plausibility_threshold", "model")}
+        columns = {name: facts[name] for name in ("alpha", "beta", "plausibility_threshold", "model")}
 
         batches = _batches(fitting, lengths, batch_size)[state.process_index :: state.num_processes]
         total = sum(map(len, batches))
@@ -284,6 +284,7 @@ def _finish(output_dir: Path, rows: datasets.Dataset, rows_in: int, dropped: dic
             "finish_reason": datasets.Value("string"),
             "seed": datasets.Value("int64"),
             "alpha": datasets.Value("float64"),
+            "beta": datasets.Value("float64"),
             "plausibility_threshold": datasets.Value("float64"),
             "model": datasets.Value("string"),
         }

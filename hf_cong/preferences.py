@@ -161,8 +161,8 @@ def _load(completions: datasets.Dataset | str | Path, name: str) -> tuple[dict[s
             raise ValueError(f"`{name}` has `prompt_id` {row['prompt_id']} twice; each prompt must come once.")
         rows[row["prompt_id"]] = row
     if manifest is None:
-        facts = [column for column in ("model", "alpha", "plausibility_threshold") if column in completions.features]
-        manifest = {fact: completions.unique(fact) for fact in facts}
+        facts = ("model", "alpha", "beta", "plausibility_threshold")
+        manifest = {fact: completions.unique(fact) for fact in facts if fact in completions.features}
     return rows, manifest
 
 

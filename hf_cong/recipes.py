@@ -44,9 +44,13 @@ class GenerateArguments:
             reference, or a saved pair. With `engine`, only its tokenizer is read.
         reference (`str`, *optional*): The model before alignment. Without it, a model that is neither an adapter nor a
             pair writes alone.
+        base (`str`, *optional*): A large model of the same vocabulary that writes, steered by the pair (emulated
+            fine-tuning): path or Hub id.
         engine (`str`, *optional*): URL of a server that writes in our stead, such as `vllm serve`:
             `"http://localhost:8000/v1"`. Its key is read from the environment variable `OPENAI_API_KEY`.
         alpha (`float`, *optional*): Weight kept on the policy. Defaults to a saved pair's own, else to 0.4.
+        beta (`float`, *optional*): Weight of the pair that steers a `base`. Defaults to a saved model's own, else to
+            1.0.
         plausibility_threshold (`float`, *optional*): τ of the plausible set. Defaults to a saved pair's own, else to
             0.1.
         dtype (`str`, *optional*): Dtype of the weights: `"auto"` (the default), `"bfloat16"`, `"float16"` or
@@ -64,8 +68,10 @@ class GenerateArguments:
     output_dir: str = field(metadata={"help": "Directory of completions, journal and manifest."})
     policy: str = field(metadata={"help": "Model after alignment, LoRA adapter or saved pair: path or Hub id."})
     reference: str | None = field(default=None, metadata={"help": "Model before alignment: path or Hub id."})
+    base: str | None = field(default=None, metadata={"help": "Large model to be steered by the pair: path or Hub id."})
     engine: str | None = field(default=None, metadata={"help": "URL of a server, e.g. http://localhost:8000/v1."})
     alpha: float | None = field(default=None, metadata={"help": "Weight in [0, 1] kept on the policy (0.4)."})
+    beta: float | None = field(default=None, metadata={"help": "Weight of the pair that steers `base` (1.0)."})
     plausibility_threshold: float | None = field(
         default=None, metadata={"help": "Plausible: p >= threshold * max p (0.1)."}
     )

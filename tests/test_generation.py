@@ -89,13 +89,14 @@ def test_columns_and_order(reference_run):
         "finish_reason",
         "seed",
         "alpha",
+        "beta",
         "plausibility_threshold",
         "model",
     ]
     assert dataset["prompt"][:] == PROMPTS
     assert dataset["prompt_id"][:] == [prompt_id(prompt) for prompt in PROMPTS]
     assert dataset["seed"][:] == [row_seed(3, prompt_id(prompt)) for prompt in PROMPTS]
-    assert set(dataset["alpha"]) == set(dataset["plausibility_threshold"]) == {None}
+    assert set(dataset["alpha"]) == set(dataset["beta"]) == set(dataset["plausibility_threshold"]) == {None}
 
 
 def test_stops_at_the_first_eos_of_the_set_and_keeps_nothing_after_it(reference_run):

@@ -39,7 +39,7 @@ class Engine(abc.ABC):
 
     @abc.abstractmethod
     def describe(self) -> dict:
-        """`model`, `alpha`, `plausibility_threshold`, `identity` (what the same run must share), and further facts."""
+        """`model`, `alpha`, `beta`, `plausibility_threshold`, `identity` (what the same run must share), and more."""
 
     @abc.abstractmethod
     def prepare(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: list[list[int]], decoding: Decoding) -> dict:

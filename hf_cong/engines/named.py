@@ -10,63 +10,101 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from transformers.utils import find_adapter_config_file
 
 from ..checkpoints import model_identity
-from ..pair import ContrastiveLoraPairConfig, ContrastivePairConfig, ContrastivePairForCausalLM
+from ..pair import (
+    ContrastivePairForCausalLM,
+    EmulatedFineTuningConfig,
+    EmulatedFineTuningForCausalLM,
+    StacksConfig,
+)
 from ..pair.modeling_stacks import load_tokenizer
+
+_MISPLACED = {
+    "alpha": "`alpha` is the weight of a pair that writes by itself. With a base it is `beta`: leave `alpha` out.",
+    "beta": "`beta` is the weight of a pair that steers. Pass the large model as `base`, or leave `beta` out.",
+}
 
 
 def named_engine(
     policy: str,
     reference: str | None = None,
     *,
+    base: str | None = None,
     alpha: float | None = None,
+    beta: float | None = None,
     plausibility_threshold: float | None = None,
     dtype: str = "auto",
 ) -> tuple[Callable[[], PreTrainedModel], dict, PreTrainedTokenizerBase]:
     """
-    A pair of two checkpoints, of a LoRA adapter and its base, or saved as one; or one model alone.
+    A pair of two checkpoints, of a LoRA adapter and its base, or saved as one; a larger model steered by any of these;
+    or one model alone.
 
     Args:
-        policy (`str`): Path or Hub id of a model, a LoRA adapter or a saved pair.
+        policy (`str`): Path or Hub id of a model, a LoRA adapter, a saved pair, or a saved steered model.
         reference (`str`, *optional*): Path or Hub id of the model before alignment.
-        alpha (`float`, *optional*): Weight kept on the policy. Defaults to a saved pair's own, else to 0.4.
-        plausibility_threshold (`float`, *optional*): τ. Defaults to a saved pair's own, else to 0.1.
+        base (`str`, *optional*): Path or Hub id of a large model, to be steered by the pair.
+        alpha (`float`, *optional*): Weight kept on the policy of a pair. Defaults to a saved pair's own, else to 0.4.
+        beta (`float`, *optional*): Weight of the pair that steers. Defaults to a saved model's own, else to 1.0.
+        plausibility_threshold (`float`, *optional*): τ. Defaults to the saved one, else to 0.1.
         dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
 
     Returns:
         `tuple`: a function that loads the engine, what names it (its `engine_id`), and its tokenizer.
 
     Raises:
-        ValueError: if a saved pair gets a reference, or one model alone an `alpha` or a `plausibility_threshold`.
+        ValueError: if what is saved as one gets a reference or a base, one model alone a `base`, or if `alpha`, `beta`
+            or `plausibility_threshold` has no place in the engine.
     """
-    given = {"alpha": alpha, "plausibility_threshold": plausibility_threshold}
-    given = {name: value for name, value in given.items() if value is not None}
     engine_id = {"policy": model_identity(policy), "dtype": dtype}
-    adapter, base = find_adapter_config_file(policy) is not None, reference
+    adapter = find_adapter_config_file(policy) is not None
     config = None if adapter else AutoConfig.from_pretrained(policy)
-    saved = isinstance(config, ContrastivePairConfig | ContrastiveLoraPairConfig)
+    saved, steered = isinstance(config, StacksConfig), isinstance(config, EmulatedFineTuningConfig)
+    before = PeftConfig.from_pretrained(policy).base_model_name_or_path if adapter and not reference else reference
     if saved and reference is not None:
         raise ValueError(f"`policy` {policy!r:.80} is a saved pair and has its reference. Leave `reference` out.")
-    if given and not (saved or adapter or reference):
+    if steered and base is not None:
+        raise ValueError(f"`policy` {policy!r:.80} is saved together with its base. Leave `base` out.")
+    if base is not None and not saved and before is None:
         raise ValueError(
-            f"`{next(iter(given))}` is for a pair, and `policy` {policy!r:.80} is one model. Pass the model before "
-            f"alignment as `reference`, or leave `{next(iter(given))}` out."
+            f"`base` is steered by a pair, and `policy` {policy!r:.80} is one model. Pass the model before alignment "
+            "as `reference`."
         )
-    if adapter:
-        base = reference or PeftConfig.from_pretrained(policy).base_model_name_or_path
-    if saved:
-        engine_id |= {"alpha": config.alpha, "plausibility_threshold": config.plausibility_threshold, **given}
-    elif base is not None:
-        given = {"alpha": 0.4, "plausibility_threshold": 0.1, **given}
-        engine_id |= {"reference": model_identity(base), **given}
+
+    defaults = {}  # what the engine has to be told, with its value if none is given
+    if base is not None:
+        defaults = {"beta": 1.0, "plausibility_threshold": 0.1}
+    elif saved:
+        defaults = config.settings
+    elif before is not None:
+        defaults = {"alpha": 0.4, "plausibility_threshold": 0.1}
+    given = {"alpha": alpha, "beta": beta, "plausibility_threshold": plausibility_threshold}
+    given = {name: value for name, value in given.items() if value is not None}
+    if misplaced := [name for name in given if name not in defaults]:
+        (name, *_) = misplaced
+        if not defaults:
+            raise ValueError(
+                f"`{name}` is for a pair, and `policy` {policy!r:.80} is one model. Pass the model before alignment "
+                f"as `reference`, or leave `{name}` out."
+            )
+        raise ValueError(_MISPLACED[name])
+    settings = {**defaults, **given}
+    engine_id |= settings
+    if before is not None:
+        engine_id["reference"] = model_identity(before)
+    if base is not None:
+        engine_id["base"] = model_identity(base)
 
     def load() -> PreTrainedModel:
         # Each process of a `torchrun` has its own device; alone, the models may spread over all.
         state = PartialState(cpu=not torch.accelerator.is_available())
         device = "auto" if state.num_processes == 1 else state.device
         init = {"dtype": dtype, "device_map": device, "use_safetensors": True}
-        if base is None:
-            return AutoModelForCausalLM.from_pretrained(policy, **given, **init)
-        return ContrastivePairForCausalLM.from_pair(policy, reference, **given, model_init_kwargs=init)
+        if base is not None:
+            return EmulatedFineTuningForCausalLM.from_pair(base, policy, reference, **settings, model_init_kwargs=init)
+        if before is not None:
+            return ContrastivePairForCausalLM.from_pair(policy, reference, **settings, model_init_kwargs=init)
+        return AutoModelForCausalLM.from_pretrained(policy, **settings, **init)
 
+    if base is not None:
+        return load, engine_id, AutoTokenizer.from_pretrained(base)
     beside = load_tokenizer(policy) if adapter else None  # PEFT saves an adapter without one
-    return load, engine_id, beside or AutoTokenizer.from_pretrained(base if adapter and base else policy)
+    return load, engine_id, beside or AutoTokenizer.from_pretrained(before if adapter and before else policy)

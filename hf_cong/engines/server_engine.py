@@ -57,6 +57,7 @@ class ServerEngine(Engine):
         return {
             "model": model.get("root") or model["id"],
             "alpha": None,
+            "beta": None,
             "plausibility_threshold": None,
             **named,
             "max_model_len": self._context_length,

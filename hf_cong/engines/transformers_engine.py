@@ -12,7 +12,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..compatibility import context_length, eos_token_ids
-from ..pair import ContrastivePairForCausalLM
+from ..pair import StacksForCausalLM
 from ..sampling import Decoding, DrawToken
 from .base import Answer, Engine, Request
 
@@ -63,20 +63,16 @@ class TransformersEngine(Engine):
         self.model = model
 
     def describe(self) -> dict:
-        pair = isinstance(self.model, ContrastivePairForCausalLM)
         members = self._members()
+        settings = self.model.config.settings if len(members) > 1 else {}
         weights = {role: _hash_weights(model) for role, model in members.items()}
         names = {role: model.name_or_path or f"weights {weights[role]}" for role, model in members.items()}
         names_and_weights = {role: {"model": names[role], "weights": weights[role]} for role in names}
-        contrast = {
-            "alpha": self.model.config.alpha if pair else None,
-            "plausibility_threshold": self.model.config.plausibility_threshold if pair else None,
-        }
         return {
             "model": self.model.name_or_path or " vs ".join(names.values()),
-            **contrast,
-            **(names_and_weights if pair else {"weights": weights["model"]}),
-            "identity": {**weights, **(contrast if pair else {}), "eos_token_ids": eos_token_ids(self.model)},
+            **{"alpha": None, "beta": None, "plausibility_threshold": None, **settings},
+            **(names_and_weights if len(members) > 1 else {"weights": weights["model"]}),
+            "identity": {**weights, **settings, "eos_token_ids": eos_token_ids(self.model)},
         }
 
     def prepare(self, tokenizer: PreTrainedTokenizerBase, prompt_ids: list[list[int]], decoding: Decoding) -> dict:
@@ -163,9 +159,7 @@ class TransformersEngine(Engine):
         return Answer(ids[:stop], "length" if stop is None else "stop")
 
     def _members(self) -> dict[str, PreTrainedModel | PeftModel]:
-        if isinstance(self.model, ContrastivePairForCausalLM):
-            return {"policy": self.model.policy, "reference": self.model.reference}
-        return {"model": self.model}
+        return self.model.members if isinstance(self.model, StacksForCausalLM) else {"model": self.model}
 
 
 def _hash_weights(model: torch.nn.Module) -> str:

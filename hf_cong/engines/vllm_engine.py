@@ -8,7 +8,7 @@ from accelerate import PartialState
 from transformers import PreTrainedTokenizerBase
 
 from ..checkpoints import model_identity
-from ..pair import ContrastiveLoraPairConfig, ContrastivePairConfig
+from ..pair import StacksConfig
 from ..sampling import Decoding
 from .base import Answer, Engine, Request
 
@@ -22,7 +22,7 @@ class VllmEngine(Engine):
 
     Args:
         llm (`vllm.LLM`):
-            The engine. α and τ of a pair are fixed when it is made: `LLM(..., hf_overrides={"alpha": 0.5})`.
+            The engine. α, β and τ are fixed when it is made: `LLM(..., hf_overrides={"alpha": 0.5})`.
     """
 
     batch_size = 256
@@ -32,21 +32,18 @@ class VllmEngine(Engine):
 
     def describe(self) -> dict:
         config = self._config
-        contrast = {"alpha": None, "plausibility_threshold": None}
-        pair = isinstance(config.hf_config, ContrastivePairConfig | ContrastiveLoraPairConfig)
-        if pair:
-            contrast = {name: getattr(config.hf_config, name) for name in contrast}
+        settings = config.hf_config.settings if isinstance(config.hf_config, StacksConfig) else {}
         loaded = {"dtype": str(config.dtype), "quantization": config.quantization}
         where = {} if config.revision is None else {"revision": config.revision}
         return {
             "model": config.model,
-            **contrast,
+            **{"alpha": None, "beta": None, "plausibility_threshold": None, **settings},
             **loaded,
             "vllm": vllm.__version__,
             "identity": {
                 "vllm": model_identity(config.model, **where),
                 **loaded,
-                **(contrast if pair else {}),
+                **settings,
                 "eos_token_ids": self._eos_token_ids(),
             },
         }

@@ -9,6 +9,7 @@ from .configuration_emulated_fine_tuning import EmulatedFineTuningConfig
 from .modeling_contrastive_lora_pair import ContrastiveLoraPairForCausalLM
 from .modeling_contrastive_pair import ContrastivePairForCausalLM
 from .modeling_emulated_fine_tuning import EmulatedFineTuningForCausalLM
+from .configuration_stacks import StacksConfig
 from .modeling_stacks import StacksForCausalLM
 
 for config, model in (
@@ -26,5 +27,6 @@ __all__ = [
     "ContrastivePairForCausalLM",
     "EmulatedFineTuningConfig",
     "EmulatedFineTuningForCausalLM",
+    "StacksConfig",
     "StacksForCausalLM",
 ]

@@ -67,6 +67,10 @@ class ContrastiveLoraPairConfig(StacksConfig):
         super().__init__(reference_config, **kwargs)
 
     @property
+    def settings(self) -> dict[str, float]:
+        return {"alpha": self.alpha, "plausibility_threshold": self.plausibility_threshold}
+
+    @property
     def stacks(self) -> dict[str, PreTrainedConfig]:
         return {"policy and reference": self.get_text_config()}
 

@@ -48,6 +48,10 @@ class ContrastivePairConfig(StacksConfig):
         super().__init__(self.policy_config, **kwargs)
 
     @property
+    def settings(self) -> dict[str, float]:
+        return {"alpha": self.alpha, "plausibility_threshold": self.plausibility_threshold}
+
+    @property
     def stacks(self) -> dict[str, PreTrainedConfig]:
         return {
             "policy": self.policy_config.get_text_config(),

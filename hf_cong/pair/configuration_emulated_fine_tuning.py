@@ -55,6 +55,10 @@ class EmulatedFineTuningConfig(StacksConfig):
         super().__init__(self.base_config, **kwargs)
 
     @property
+    def settings(self) -> dict[str, float]:
+        return {"beta": self.beta, "plausibility_threshold": self.plausibility_threshold}
+
+    @property
     def stacks(self) -> dict[str, PreTrainedConfig]:
         return {"base": self.base_config.get_text_config(), **self.pair_config.stacks}
 

@@ -10,7 +10,8 @@ class StacksConfig(PreTrainedConfig):
     """
     Configuration of several models, here called members, that read the same tokens and share one cache.
 
-    A subclass sets its members, names them in `sub_configs`, and says in `stacks` how they lie in the cache.
+    A subclass sets its members, names them in `sub_configs`, says in `stacks` how they lie in the cache, and in
+    `settings` what the formula needs.
 
     Args:
         front (`PreTrainedConfig`): The member whose special tokens these are.
@@ -25,6 +26,11 @@ class StacksConfig(PreTrainedConfig):
         for name in ("attn_implementation", "experts_implementation"):
             adopted[name] = {**_implementations(self, f"_{name}"), "": getattr(front, f"_{name}")}
         super().__init__(**{**adopted, **kwargs})
+
+    @property
+    def settings(self) -> dict[str, float]:
+        """The numbers of the formula, by the names of its arguments."""
+        raise NotImplementedError
 
     @property
     def stacks(self) -> dict[str, PreTrainedConfig]:

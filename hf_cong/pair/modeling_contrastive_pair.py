@@ -48,6 +48,7 @@ class ContrastivePairForCausalLM(StacksForCausalLM):
 
     config_class = ContrastivePairConfig
     _sources = (*StacksForCausalLM._sources, "configuration_contrastive_pair", "modeling_contrastive_pair")
+    scores = staticmethod(contrastive_scores)
 
     def __init__(self, config: ContrastivePairConfig):
         check_alpha(config.alpha, config.plausibility_threshold)
@@ -147,13 +148,3 @@ class ContrastivePairForCausalLM(StacksForCausalLM):
         policy_logits = logits_of(self.policy, past_key_values, paged_cache, **inputs)
         reference_caches = later(past_key_values, first), later(paged_cache, first)
         return policy_logits, logits_of(self.reference, *reference_caches, **inputs)
-
-    def scores(self, policy_logits: Tensor, reference_logits: Tensor, *, mask: bool) -> Tensor:
-        """log p_α."""
-        return contrastive_scores(
-            policy_logits,
-            reference_logits,
-            alpha=self.config.alpha,
-            plausibility_threshold=self.config.plausibility_threshold,
-            mask=mask,
-        )

@@ -76,6 +76,7 @@ class EmulatedFineTuningForCausalLM(StacksForCausalLM):
         "configuration_emulated_fine_tuning",
         "modeling_emulated_fine_tuning",
     )
+    scores = staticmethod(emulated_fine_tuning_scores)
 
     def __init__(self, config: EmulatedFineTuningConfig):
         check_beta(config.beta, config.plausibility_threshold)
@@ -163,17 +164,6 @@ class EmulatedFineTuningForCausalLM(StacksForCausalLM):
         base_logits = logits_of(self.base, past_key_values, paged_cache, **inputs)
         return base_logits, *self.pair.member_logits(
             later(past_key_values, first), later(paged_cache, first), **inputs
-        )
-
-    def scores(self, base_logits: Tensor, policy_logits: Tensor, reference_logits: Tensor, *, mask: bool) -> Tensor:
-        """log p_β."""
-        return emulated_fine_tuning_scores(
-            base_logits,
-            policy_logits,
-            reference_logits,
-            beta=self.config.beta,
-            plausibility_threshold=self.config.plausibility_threshold,
-            mask=mask,
         )
 
 

@@ -6,6 +6,7 @@ the others named in `_sources`, so that what is saved loads without hf_cong.
 """
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -57,8 +58,8 @@ class StacksForCausalLM(PreTrainedModel, GenerationMixin):
     What a pair and emulated fine-tuning have in common; see [`ContrastivePairForCausalLM`].
 
     A subclass builds its members (`_build_members`), names them (`members`), runs them on one input (`member_logits`)
-    and makes one distribution of their logits (`scores`). The member that stands for all where only one can, in the
-    preparation of inputs for example, is `_front`.
+    and makes one distribution of their logits (`scores`, the formula). `_front` is the member that stands for all
+    where only one can: in the preparation of inputs, for example.
     """
 
     base_model_prefix = ""
@@ -70,6 +71,7 @@ class StacksForCausalLM(PreTrainedModel, GenerationMixin):
     _can_compile_fullgraph = True
     # Modules of this directory that `save_pretrained` writes; the last two hold the class and its configuration.
     _sources: tuple[str, ...] = ("configuration_stacks", "modeling_stacks")
+    scores: Callable[..., Tensor]
 
     def __init__(self, config):
         super().__init__(config)
@@ -93,10 +95,6 @@ class StacksForCausalLM(PreTrainedModel, GenerationMixin):
 
     def member_logits(self, past_key_values, paged_cache, **inputs) -> tuple[Tensor, ...]:
         """Raw logits of every member for one input, in the order of `scores`."""
-        raise NotImplementedError
-
-    def scores(self, *logits: Tensor, mask: bool) -> Tensor:
-        """The formula: the members' logits to log-probabilities, on the plausible set if `mask`."""
         raise NotImplementedError
 
     def _adopt_attention(self):
@@ -226,6 +224,7 @@ class StacksForCausalLM(PreTrainedModel, GenerationMixin):
         logits = self.scores(
             first,
             *(other.to(first.device) for other in others),
+            **self.config.settings,
             mask=plausible_only or paged_cache is not None,  # continuous batching only ever generates
         )
         loss = None
