@@ -9,6 +9,7 @@ _COMMANDS = {
     "demo": "run the whole job on the built-in sandbox, offline: table and plots in a few minutes",
     "train": "ConG on your models and prompts: `--config recipe.yaml`",
     "generate": "prompts to completions, by a pair, a model that it steers, or one model",
+    "search": "a frozen model steered by a pair's reward: results, table and picture by method",
     "build": "completions to an SFT or a preference dataset",
     "compress": "two full checkpoints to one LoRA pair, and what that loses",
     "bench": "how fast contrastive decoding is here, every way side by side",
@@ -109,6 +110,37 @@ def generate(argv: list[str]):
     print(f"{len(completions)} completions are in {args.output_dir}.")
 
 
+def search(argv: list[str]):
+    from transformers import AutoTokenizer
+
+    from .engines.named import named_engine
+    from .recipes import SearchArguments, parse
+    from .rewards import ImplicitReward
+    from .search.run import run_search
+
+    (args,) = parse((SearchArguments,), argv, prog="hf-cong search")
+    model, model_id, tokenizer = args.model, None, None
+    if "://" not in args.model:
+        if args.tokenizer is not None:
+            raise ValueError(f"`tokenizer` is for a model behind a URL; {args.model!r:.80} has its own. Leave it out.")
+        model, model_id, tokenizer = named_engine(args.model, dtype=args.dtype)
+    elif args.tokenizer is not None:
+        tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
+    load, reward_id, weak_tokenizer = named_engine(args.policy, args.reference, dtype=args.dtype)
+    own = ("prompts", "model", "tokenizer", "policy", "reference", "beta", "dtype")
+    run_search(
+        args.prompts,
+        model,
+        lambda: ImplicitReward(load(), None, weak_tokenizer, beta=args.beta),
+        tokenizer=tokenizer,
+        model_id=model_id,
+        reward_id={**reward_id, "beta": args.beta},
+        **{name: value for name, value in vars(args).items() if name not in own},
+    )
+    print((Path(args.output_dir) / "search.md").read_text(encoding="utf-8"))
+    print(f"Results, table and picture are in {args.output_dir}.")
+
+
 def build(argv: list[str]):
     from .preferences import build_preference_dataset, build_sft_dataset
     from .recipes import BuildArguments, parse
@@ -183,6 +215,7 @@ def main(argv: list[str] | None = None) -> int:
         "demo": demo,
         "train": train,
         "generate": generate,
+        "search": search,
         "build": build,
         "compress": compress,
         "bench": bench,

@@ -59,7 +59,7 @@ def read_prompts(
     """
     if invalid not in ("raise", "drop"):
         raise ValueError(f'`invalid` must be "raise" or "drop", got {invalid!r}.')
-    rows = _read_rows(source, column)
+    rows = read_rows(source, column)
     kept, ids, dropped = [], {}, Counter()
     conversational = None
     prompts = rows[column] if isinstance(rows, datasets.Dataset) else [row.get(column) for row in rows]
@@ -213,7 +213,7 @@ def _as_column(name: str, values: list) -> datasets.Dataset:
         ) from None
 
 
-def _read_rows(source: object, column: str) -> datasets.Dataset | list[dict]:
+def read_rows(source: object, column: str) -> datasets.Dataset | list[dict]:
     """The rows of any source that has `column`."""
     if isinstance(source, str | Path):
         source = _read_named(source)

@@ -15,12 +15,13 @@ import yaml
 from trl import TrlParser
 
 _MAX_BYTES = 1_000_000
+_SERVER = "a server gets your prompts and your `OPENAI_API_KEY`"
 # What a file that somebody else wrote must not decide, wherever it stands in the recipe.
 _BY_HAND_ONLY = {
     "trust_remote_code": "it runs code of a repository on your machine: pass `--trust_remote_code true` yourself",
     "hub_token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
     "token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
-    "engine": "a server gets your prompts and your `OPENAI_API_KEY`: pass `--engine URL` yourself",
+    "engine": f"{_SERVER}: pass `--engine URL` yourself",
     "env": "a recipe sets no environment variables: export them in your shell",
 }
 
@@ -85,6 +86,76 @@ class GenerateArguments:
     top_p: float = field(default=0.95, metadata={"help": "Nucleus."})
     top_k: int = field(default=0, metadata={"help": "Top-k; 0 turns it off."})
     batch_size: int | None = field(default=None, metadata={"help": "Prompts per batch (8), or at a server (64)."})
+    invalid_prompts: str = field(
+        default="raise", metadata={"help": "raise, or drop and count bad prompts.", "choices": ["raise", "drop"]}
+    )
+
+
+@dataclass
+class SearchArguments:
+    """
+    Arguments of `hf-cong search`: a frozen model writes, and a weak pair's implicit reward chooses.
+
+    Args:
+        prompts (`str`): A `.jsonl` or `.parquet` file, or the id of a dataset on the Hub, with a column `prompt`.
+        output_dir (`str`): Where results, table, picture and journals go. The same command resumes there.
+        model (`str`): The model that writes: path or Hub id (a saved pair too), or, on the command line only, the URL
+            of a server with OpenAI's endpoint `/completions`: `"http://localhost:8000/v1"`. Its key is read from the
+            environment variable `OPENAI_API_KEY`.
+        policy (`str`): The weak model after alignment: path or Hub id. It may be a LoRA adapter, whose base then is
+            the reference, or a saved pair. Its vocabulary need not be that of `model`.
+        reference (`str`, *optional*): The weak model before alignment.
+        tokenizer (`str`, *optional*): The tokenizer of the model behind a URL: path or Hub id. Needed for prompts that
+            are messages.
+        methods (`list[str]`, *optional*, defaults to `["base", "chunk_beam_search"]`): What to compare: `"base"` (one
+            sample), `"best_of_n"` (of `beam_width * successors_per_beam` samples) and `"chunk_beam_search"`.
+        beam_width (`int`, *optional*, defaults to `4`): W, hypotheses that survive a chunk.
+        successors_per_beam (`int`, *optional*, defaults to `4`): K, samples of each for the next chunk.
+        chunk_length (`int`, *optional*, defaults to `5`): L, tokens of a chunk.
+        max_new_tokens (`int`, *optional*, defaults to `128`): Longest completion, in tokens.
+        temperature (`float`, *optional*, defaults to `0.7`): Sampling temperature.
+        top_k (`int`, *optional*, defaults to `50`): Top-k; 0 turns it off. Not every server takes it.
+        top_p (`float`, *optional*, defaults to `1.0`): Nucleus.
+        stop_strings (`list[str]`, *optional*): Texts that end a completion.
+        beta (`float`, *optional*, defaults to `1.0`): Scale of the reward.
+        seed (`int`, *optional*, defaults to `0`): Seed; each prompt has its own streams.
+        batch_size (`int`, *optional*, defaults to `8`): Prompts that are searched together.
+        concurrency (`int`, *optional*, defaults to `16`): Most requests that are with a server at a time.
+        dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
+        preferences (`str`, *optional*): A `.jsonl` or `.parquet` file, or the id of a dataset on the Hub, with the
+            columns `prompt`, `chosen` and `rejected`: on it the pair's reward accuracy is measured first.
+        invalid_prompts (`str`, *optional*, defaults to `"raise"`): `"drop"` leaves bad rows out and counts them.
+    """
+
+    prompts: str = field(metadata={"help": "JSONL or Parquet file, or Hub dataset id, with a column `prompt`."})
+    output_dir: str = field(metadata={"help": "Directory of results, table, picture and journals."})
+    model: str = field(metadata={"help": "Model that writes: path or Hub id, or the URL of a server."})
+    policy: str = field(metadata={"help": "Weak model after alignment, LoRA adapter or saved pair: path or Hub id."})
+    reference: str | None = field(default=None, metadata={"help": "Weak model before alignment: path or Hub id."})
+    tokenizer: str | None = field(default=None, metadata={"help": "Tokenizer of the model behind a URL."})
+    methods: list[str] = field(
+        default_factory=lambda: ["base", "chunk_beam_search"],
+        metadata={"help": "What to compare.", "choices": ["base", "best_of_n", "chunk_beam_search"]},
+    )
+    beam_width: int = field(default=4, metadata={"help": "W: hypotheses that survive a chunk."})
+    successors_per_beam: int = field(default=4, metadata={"help": "K: samples of each for the next chunk."})
+    chunk_length: int = field(default=5, metadata={"help": "L: tokens of a chunk."})
+    max_new_tokens: int = field(default=128, metadata={"help": "Longest completion, in tokens."})
+    temperature: float = field(default=0.7, metadata={"help": "Sampling temperature."})
+    top_k: int = field(default=50, metadata={"help": "Top-k; 0 turns it off."})
+    top_p: float = field(default=1.0, metadata={"help": "Nucleus."})
+    stop_strings: list[str] | None = field(default=None, metadata={"help": "Texts that end a completion."})
+    beta: float = field(default=1.0, metadata={"help": "Scale of the reward."})
+    seed: int = field(default=0, metadata={"help": "Seed of the run; each prompt has its own streams."})
+    batch_size: int = field(default=8, metadata={"help": "Prompts that are searched together."})
+    concurrency: int = field(default=16, metadata={"help": "Most requests at a server at a time."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Dtype of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
+    preferences: str | None = field(
+        default=None, metadata={"help": "Prompts with chosen and rejected, to measure the pair's accuracy on."}
+    )
     invalid_prompts: str = field(
         default="raise", metadata={"help": "raise, or drop and count bad prompts.", "choices": ["raise", "drop"]}
     )
@@ -310,6 +381,8 @@ def _refuse_by_hand_only(value: object, path: Path):
         for key, inner in value.items():
             if key in _BY_HAND_ONLY:
                 raise ValueError(f"{path} sets `{key}`: {_BY_HAND_ONLY[key]}.")
+            if key == "model" and isinstance(inner, str) and "://" in inner:
+                raise ValueError(f"{path} sets `model` to a URL: {_SERVER}: pass `--model URL` yourself.")
             _refuse_by_hand_only(inner, path)
     elif isinstance(value, list):
         for inner in value:

@@ -84,4 +84,7 @@ class Server:
 
 def cause(error: Exception) -> str:
     """A failure in a line; that of a connection is named by what it was caused by."""
-    return f"{error} {error.__cause__ or ''}".strip()[:300] or type(error).__name__
+    more = error.__cause__ or ""
+    if isinstance(error, openai.APIStatusError) and isinstance(error.body, dict):
+        more = error.body.get("detail", "")  # where FastAPI's servers say it, which the client passes over
+    return f"{error} {more}".strip()[:300] or type(error).__name__

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
@@ -389,6 +390,47 @@ def plot_ranks(
     figure.suptitle(_wrap(title, 76), fontsize=12)
     for axes in panels:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def plot_bands(
+    path: str | Path,
+    curves: Mapping[str, Mapping[float, Interval]],
+    levels: Mapping[str, Interval],
+    *,
+    title: str,
+    xlabel: str,
+    ylabel: str,
+) -> None:
+    """Curves of means over a setting, and level lines to compare with, each with its interval as a band.
+
+    Args:
+        path (`str` or `Path`):
+            PNG file to write.
+        curves (`Mapping[str, Mapping[float, Interval]]`):
+            For every label, the values of the setting and the means.
+        levels (`Mapping[str, Interval]`):
+            Label and mean of what the setting does not change.
+        title (`str`):
+            What is shown.
+        xlabel, ylabel (`str`):
+            Quantities and units.
+    """
+    figure, axes = _figure(4.8, title, xlabel, ylabel)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    places = sorted({x for points in curves.values() for x in points}) or [0.0, 1.0]
+    lines = [(label, points, "o-") for label, points in curves.items()]
+    lines += [(label, {places[0]: level, places[-1]: level}, "--") for label, level in levels.items()]
+    for number, (label, points, style) in enumerate(lines):
+        xs, means, colour = (
+            list(points),
+            np.array([interval.mean for interval in points.values()]),
+            COLOURS[number % 8],
+        )
+        below, above = _errors(points.values())
+        axes.fill_between(xs, means - below, means + above, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(xs, means, style, color=colour, markersize=4, label=label)
+    _legend_below(figure, axes)
     _save(figure, path)
 
 

@@ -115,10 +115,12 @@ class EndpointSampler(Sampler):
             self._count(record)
 
     def start(self, prompts: list, max_new_tokens: int) -> None:
-        texts = [_as_text(self.tokenizer, prompt, self.chat_template_kwargs) for prompt in prompts]
-        self._rows, self._chunk, self._max_new_tokens = [(text, "") for text in texts], 0, max_new_tokens
+        self._chunk, self._max_new_tokens = 0, max_new_tokens
+        texts = [self._as_text(prompt) for prompt in prompts]
         if self._together is None:
             self._probe(min(texts, key=len))
+            texts = [self._as_text(prompt) for prompt in prompts]  # by now it is known how
+        self._rows = [(text, "") for text in texts]
 
     def extend(self, rows: list[Row], length: int) -> list[Continuation]:
         # A seed for every chunk: with every request the server begins a new stream of random numbers.
@@ -198,6 +200,31 @@ class EndpointSampler(Sampler):
         if self.stop_strings and "stop_reason" in answer["choices"][0]:
             self._options["stop"] = self.stop_strings
 
+    def _as_text(self, prompt: str | list[dict]) -> str:
+        """The prompt as text, for a server that makes it into the ids of [`encode_prompt`]."""
+        extra = self._options.get("extra_body")
+        if extra is not None:
+            extra["add_special_tokens"] = isinstance(prompt, str)
+        if isinstance(prompt, str):
+            return prompt
+        if self.tokenizer is None:
+            raise ValueError(
+                "The prompts are messages, and a server completes text. Pass `tokenizer`, the tokenizer of the model "
+                "behind the URL: its chat template writes them as text."
+            )
+        ids = encode_prompt(self.tokenizer, prompt, chat_template_kwargs=self.chat_template_kwargs)
+        text = self.tokenizer.apply_chat_template(
+            prompt, add_generation_prompt=True, tokenize=False, **(self.chat_template_kwargs or {})
+        )
+        if self.tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
+            raise ValueError(
+                f"The prompt {repr(prompt)[:80]} holds a special token as text, which a server would read as the "
+                "token itself and so as the template's. Take it out."
+            )
+        if extra is None and self.tokenizer("a")["input_ids"][0] == self.tokenizer.bos_token_id:
+            text = text.removeprefix(self.tokenizer.bos_token)  # the server adds one of its own
+        return text
+
     def _sample(self, text: str, length: int, seeds: list[int]) -> list[_Choice]:
         """One chunk per seed. What the server leaves owing is asked for again."""
         choices = []
@@ -269,29 +296,6 @@ class EndpointSampler(Sampler):
         if choice.finish_reason == "length":
             return Continuation(None, whole.removesuffix(_UNFINISHED), False)
         return Continuation(None, whole, True, choice.stop_reason)
-
-
-def _as_text(tokenizer: PreTrainedTokenizerBase | None, prompt: str | list[dict], chat_template_kwargs: dict | None):
-    """The prompt as text, for a server that makes it into the ids of [`encode_prompt`]."""
-    if isinstance(prompt, str):
-        return prompt
-    if tokenizer is None:
-        raise ValueError(
-            "The prompts are messages, and a server completes text. Pass `tokenizer`, the tokenizer of the model "
-            "behind the URL: its chat template writes them as text."
-        )
-    ids = encode_prompt(tokenizer, prompt, chat_template_kwargs=chat_template_kwargs)
-    text = tokenizer.apply_chat_template(
-        prompt, add_generation_prompt=True, tokenize=False, **(chat_template_kwargs or {})
-    )
-    if tokenizer(text, add_special_tokens=False)["input_ids"] != ids:
-        raise ValueError(
-            f"The prompt {repr(prompt)[:80]} holds a special token as text, which a server would read as the token "
-            "itself and so as the template's. Take it out."
-        )
-    if tokenizer("a")["input_ids"][0] == tokenizer.bos_token_id:  # the server adds one of its own
-        text = text.removeprefix(tokenizer.bos_token)
-    return text
 
 
 def _read(body: str) -> dict:
