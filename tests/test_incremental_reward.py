@@ -282,10 +282,10 @@ SCORERS = {
     "byte_level": lambda: byte_level(CORPUS),
     "untrained": tiny_tokenizer,
     "sentencepiece": lambda: sentencepiece_like([TEXTS["code"], TEXTS["words"], *PROMPTS] * 4),
-    "gpt2": pytest.param(
-        gpt2, marks=pytest.mark.skipif("HF_CONG_REAL_DATA" not in os.environ, reason="HF_CONG_REAL_DATA is not set")
-    ),
+    "gpt2": gpt2,
 }
+REAL = pytest.mark.skipif("HF_CONG_REAL_DATA" not in os.environ, reason="HF_CONG_REAL_DATA is not set")
+CASES = [(scorer, family) for scorer in list(SCORERS)[:3] for family in ("llama", "gpt2", "gemma3")]
 
 
 def cuts(text, generator):
@@ -296,10 +296,9 @@ def cuts(text, generator):
         yield data[:end].decode(errors="replace")
 
 
-@pytest.mark.parametrize("scorer", [*list(SCORERS)[:3], SCORERS["gpt2"]])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3"])
+@pytest.mark.parametrize("scorer, family", [*CASES, pytest.param("gpt2", "llama", marks=REAL)])
 def test_text_of_another_vocabulary(scorer, family):
-    tokenizer = (SCORERS[scorer] if isinstance(scorer, str) else scorer)()
+    tokenizer = SCORERS[scorer]()
     policy, reference = tiny_pair(family, vocab_size=len(tokenizer), initializer_range=0.2)
     reward = ImplicitReward(policy, reference, tokenizer)
     generator = random.Random(0)  # noqa: S311

@@ -4,6 +4,7 @@
 import os
 
 import jinja2
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -134,7 +135,7 @@ class ImplicitReward:
             check_finite(index, reward.tolist())
         if per_token:
             return rewards
-        sums = [reward.sum().item() for reward in rewards]
+        sums = [reward.sum(dtype=torch.float64).item() for reward in rewards]
         if normalize == "tokens":
             return [total / max(len(reward), 1) for total, reward in zip(sums, rewards, strict=True)]
         if normalize is not None:
