@@ -157,14 +157,25 @@ def encode_prompt(
 
 
 def completion_text(tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completion_ids: list[int]) -> str:
-    """The completion's text as it stands after the prompt: alone, SentencePiece would lose its leading space."""
+    """[`completion_texts`] of one completion."""
+    return completion_texts(tokenizer, prompt_ids, [completion_ids])[0]
+
+
+def completion_texts(
+    tokenizer: PreTrainedTokenizerBase, prompt_ids: list[int], completions: list[list[int]]
+) -> list[str]:
+    """The text of completions as it stands after their prompt: alone, SentencePiece would lose its leading space."""
     options = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
     before = prompt_ids[-32:]  # enough for the space, and a long prompt is not decoded again and again
     prompt = tokenizer.decode(before, **options)
-    both = tokenizer.decode(before + completion_ids, **options)
-    if both.startswith(prompt):
-        return both[len(prompt) :]
-    return tokenizer.decode(completion_ids, **options)  # the prompt ended within a character
+    texts = []
+    for ids in completions:
+        both = tokenizer.decode(before + ids, **options)
+        if both.startswith(prompt):
+            texts.append(both[len(prompt) :])
+        else:
+            texts.append(tokenizer.decode(ids, **options))  # the prompt ended within a character
+    return texts
 
 
 def appends_eos(tokenizer: PreTrainedTokenizerBase) -> bool:

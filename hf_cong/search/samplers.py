@@ -2,6 +2,7 @@
 """What a search asks of the model it steers: to go on with rows by a few tokens. And how a local model does so."""
 
 import abc
+import itertools
 from inspect import signature
 from typing import NamedTuple
 
@@ -20,7 +21,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from ..compatibility import context_length
 from ..engines.transformers_engine import decoding_with
-from ..prompts import completion_text, encode_prompt
+from ..prompts import completion_texts, encode_prompt
 from ..sampling import draw, uniforms
 
 # Tokens between two looks for a stop string within a chunk; what lies behind one is cut anyway.
@@ -187,13 +188,14 @@ class ModelSampler(Sampler):
         output = self._generate(ids, mask, length, settings, processors, criteria)
         self._ids, self._cache = output.sequences, output.past_key_values
         self._mask = torch.nn.functional.pad(mask, (0, self._ids.shape[1] - ids.shape[1]), value=1)
-        written = self._ids[:, self._width :].tolist()
-        return [self._continuation(*row) for row in zip(self._prompt_of, written, strict=True)]
+        return self._continuations(self._ids[:, self._width :].tolist())
 
-    def has_stop_string(self, row: int, ids: list[int]) -> bool:
-        """Whether a row whose new ids are these holds a stop string."""
-        text = completion_text(self.tokenizer, self._prompts[self._prompt_of[row]], ids)
-        return _first(self.stop_strings, text) is not None
+    def texts(self, rows: list[list[int]]) -> list[str]:
+        """The text of each row of the last `extend`, whose new ids are these."""
+        texts = []
+        for prompt, own in itertools.groupby(range(len(rows)), key=self._prompt_of.__getitem__):
+            texts += completion_texts(self.tokenizer, self._prompts[prompt], [rows[row] for row in own])
+        return texts
 
     def _encode(self, prompt: str | list[dict] | list[int]) -> list[int]:
         if isinstance(prompt, list) and isinstance(prompt[0], int):
@@ -228,20 +230,24 @@ class ModelSampler(Sampler):
                 stopping_criteria=StoppingCriteriaList(criteria or []),
             )
 
-    def _continuation(self, prompt: int, ids: list[int]) -> Continuation:
-        eos = self.special_tokens["eos_token_id"]
-        end = next((position for position, token in enumerate(ids) if token in eos), None)
-        stop_reason, ids = None if end is None else ids[end], ids[:end]
-        prompt_ids = self._prompts[prompt]
-        text = completion_text(self.tokenizer, prompt_ids, ids)
-        stop_string = _first(self.stop_strings, text)
-        if stop_string is None:
-            return Continuation(ids, text, end is not None, stop_reason)
-        text = text[: text.index(stop_string)]
-        count = next(
-            n for n in range(len(ids) + 1) if completion_text(self.tokenizer, prompt_ids, ids[:n]).startswith(text)
-        )
-        return Continuation(ids[:count], text, True, stop_string)
+    def _continuations(self, rows: list[list[int]]) -> list[Continuation]:
+        """What rows with these new ids, whatever stands behind their first end of sequence, have written."""
+        eos = set(self.special_tokens["eos_token_id"])
+        ends = [next((position for position, token in enumerate(ids) if token in eos), None) for ids in rows]
+        kept = [ids[:end] for ids, end in zip(rows, ends, strict=True)]
+        continuations = []
+        for row, (text, ids, end) in enumerate(zip(self.texts(kept), kept, ends, strict=True)):
+            stop_string = _first(self.stop_strings, text)
+            if stop_string is None:
+                stop_reason = None if end is None else rows[row][end]
+                continuations.append(Continuation(ids, text, end is not None, stop_reason))
+            else:
+                text = text[: text.index(stop_string)]
+                beginnings = [ids[:count] for count in range(len(ids) + 1)]
+                texts = completion_texts(self.tokenizer, self._prompts[self._prompt_of[row]], beginnings)
+                shortest = next(ids for ids, begun in zip(beginnings, texts, strict=True) if begun.startswith(text))
+                continuations.append(Continuation(shortest, text, True, stop_string))
+        return continuations
 
 
 class _Draw(LogitsProcessor):
@@ -264,7 +270,8 @@ class _StopStrings(StoppingCriteria):
         written = input_ids[:, self.prompt_length :]
         if written.shape[1] % _LOOK_EVERY:
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
-        done = [self.sampler.has_stop_string(row, ids) for row, ids in enumerate(written.tolist())]
+        texts = self.sampler.texts(written.tolist())
+        done = [_first(self.sampler.stop_strings, text) is not None for text in texts]
         return torch.tensor(done, device=input_ids.device)
 
 

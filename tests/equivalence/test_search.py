@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, Cache, MambaConfig, T5Config, T5F
 
 from hf_cong import (
     ContrastivePairForCausalLM,
+    EmulatedFineTuningForCausalLM,
     ImplicitReward,
     best_of_n,
     generate_completions,
@@ -216,8 +217,22 @@ def make_lora_base():
     return pair
 
 
-@pytest.mark.parametrize("make", [make_pair_base, make_lora_base])
-def test_a_pair_is_steered_like_any_model(make):
+def make_steered_base():
+    weak = tiny_pair("llama", seed=8, vocab_size=len(TOKENIZER))
+    steered = EmulatedFineTuningForCausalLM.from_pair(make_base("llama", num_hidden_layers=3), *weak)
+    steered.generation_config.eos_token_id = EOS
+    return steered
+
+
+def make_lora_steered_base():
+    adapted, *_ = tiny_lora("llama", seed=8, vocab_size=len(TOKENIZER))
+    steered = EmulatedFineTuningForCausalLM.from_pair(make_base("llama"), adapted, beta=0.5)
+    steered.generation_config.eos_token_id = EOS
+    return steered
+
+
+@pytest.mark.parametrize("make", [make_pair_base, make_lora_base, make_steered_base, make_lora_steered_base])
+def test_several_models_in_one_are_steered_like_any_model(make):
     pair, reward, shape = make(), make_reward("qwen2"), (2, 2, 4)
     expected = [oracle(Masked(pair), reward, prompt, *shape) for prompt in PROMPTS]
     assert_same(search(pair, reward, shape), expected)
