@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from transformers import AutoConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 from trl.trainer.utils import hash_module
 
 from .journal import file_sha256, replacing
@@ -80,8 +81,9 @@ def model_identity(model: str | PreTrainedModel, **init_kwargs: Any) -> str:
     if Path(model).is_dir():
         files = sorted({*Path(model).glob("*.safetensors"), *Path(model).glob("*config.json")})
         return f"files:{content_key([(file.name, file_sha256(file)) for file in files])}"
-    where = {name: init_kwargs[name] for name in ("revision", "cache_dir", "trust_remote_code") if name in init_kwargs}
-    return f"{model}@{AutoConfig.from_pretrained(model, **where)._commit_hash}"
+    where = {name: init_kwargs[name] for name in ("revision", "cache_dir") if name in init_kwargs}
+    file = find_adapter_config_file(model, **where) or cached_file(model, CONFIG_NAME, **where)
+    return f"{model}@{Path(file).parent.name}"  # the cache of the Hub names a folder by its commit
 
 
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -2,6 +2,7 @@
 import shutil
 
 import pytest
+from peft import LoraConfig, get_peft_model
 
 from hf_cong.checkpoints import (
     check_resumable,
@@ -76,6 +77,23 @@ def test_a_model_is_named_by_its_weights_wherever_it_lies(tmp_path):
     assert model_identity(str(tmp_path / "a")) == model_identity(str(tmp_path / "b"))
     tiny_model("llama", 1).save_pretrained(tmp_path / "b")
     assert model_identity(str(tmp_path / "a")) != model_identity(str(tmp_path / "b"))
+
+
+@pytest.mark.parametrize("adapter", [False, True])
+def test_a_model_of_the_hub_is_named_by_its_commit(tmp_path, monkeypatch, adapter):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    model = tiny_model("llama", 0)
+    repository = tmp_path / "models--org--weak"
+    for commit, branch in (("a" * 40, "main"), ("b" * 40, "v2")):
+        (repository / "refs").mkdir(parents=True, exist_ok=True)
+        (repository / "refs" / branch).write_text(commit)
+        if adapter:  # which has no configuration of a model
+            model = get_peft_model(tiny_model("llama", 0), LoraConfig(target_modules=["q_proj"]))
+        model.save_pretrained(repository / "snapshots" / commit)
+    assert model_identity("org/weak", cache_dir=tmp_path) == f"org/weak@{'a' * 40}"
+    assert model_identity("org/weak", cache_dir=tmp_path, revision="v2") == f"org/weak@{'b' * 40}"
+    with pytest.raises(OSError, match="couldn.t find them in the cached files"):
+        model_identity("org/other", cache_dir=tmp_path)
 
 
 def test_a_tokenizer_is_named_by_its_vocabulary_and_template():
