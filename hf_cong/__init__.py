@@ -38,6 +38,7 @@ _LAZY = {
     "weak_to_strong_search": "search.search",
     "ContinuousEngine": "engines.continuous_engine",
     "compress_pair": "compress",
+    "run_search": "search.run",
     "build_sft_dataset": "preferences",
     "build_preference_dataset": "preferences",
     "ConGConfig": "cong_config",
@@ -68,6 +69,7 @@ __all__ = [
     "generate_completions",
     "implicit_reward",
     "plausibility_mask",
+    "run_search",
     "sequence_logps",
     "weak_to_strong_search",
 ]

@@ -135,7 +135,7 @@ class SearchArguments:
     tokenizer: str | None = field(default=None, metadata={"help": "Tokenizer of the model behind a URL."})
     methods: list[str] = field(
         default_factory=lambda: ["base", "chunk_beam_search"],
-        metadata={"help": "What to compare.", "choices": ["base", "best_of_n", "chunk_beam_search"]},
+        metadata={"help": "What to compare: base, best_of_n, chunk_beam_search."},
     )
     beam_width: int = field(default=4, metadata={"help": "W: hypotheses that survive a chunk."})
     successors_per_beam: int = field(default=4, metadata={"help": "K: samples of each for the next chunk."})

@@ -8,9 +8,11 @@ from trl import ModelConfig, ScriptArguments
 
 from hf_cong import ConGConfig
 from hf_cong.cli import main
-from hf_cong.recipes import BuildArguments, GenerateArguments, parse
+from hf_cong.recipes import BuildArguments, GenerateArguments, SearchArguments, parse
+from hf_cong.search.run import METHODS
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*/cong.yaml"))
+ALL = Path(__file__).parents[1] / "recipes"
+RECIPES, SEARCH_RECIPES = sorted(ALL.glob("*/cong.yaml")), sorted(ALL.glob("*/search.yaml"))
 TRAIN = (ScriptArguments, ConGConfig, ModelConfig)
 ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
 
@@ -23,7 +25,15 @@ def test_every_training_recipe_parses(path):
     assert config.weak_model_name_or_path and config.weak_reference_model_name_or_path
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
+@pytest.mark.parametrize("path", SEARCH_RECIPES, ids=lambda path: path.parent.name)
+def test_every_search_recipe_parses(path):
+    assert "qwen2.5" in {recipe.parent.name for recipe in SEARCH_RECIPES}
+    (args,) = parse((SearchArguments,), ["--config", str(path)], prog="hf-cong search")
+    assert args.model and args.policy and args.prompts and args.output_dir
+    assert set(args.methods) <= set(METHODS)
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *SEARCH_RECIPES], ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_every_key_has_a_comment_above_it_or_above_its_group(path):
     comment = False
     for line in path.read_text().splitlines():
@@ -70,6 +80,7 @@ HOSTILE = {
     "remote code": ("trust_remote_code: true\noutput_dir: x\n", "sets `trust_remote_code`"),
     "remote code, nested": ("weak_model_init_kwargs: {trust_remote_code: true}\noutput_dir: x\n", "trust_remote_code"),
     "a server": ("engine: http://evil/v1\noutput_dir: x\n", "sets `engine`: a server gets your prompts"),
+    "a server as the model": ("model: http://evil/v1\noutput_dir: x\n", "sets `model` to a URL: a server gets your"),
     "a token": ("hub_token: hf_abc\noutput_dir: x\n", "sets `hub_token`"),
     "python": ("output_dir: !!python/object/apply:os.system ['true']\n", "not plain YAML"),
     "an alias bomb": ("a: &a [1]\noutput_dir: *a\n", "alias"),

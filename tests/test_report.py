@@ -8,6 +8,7 @@ from PIL import Image
 from hf_cong.evaluation.report import (
     Interval,
     mean_interval,
+    plot_bands,
     plot_curves,
     plot_front,
     plot_scatter,
@@ -116,7 +117,13 @@ def _curves(path):
     plot_curves(path, {LONG: curves, "right": {LONG: {1: (2.0, 2.0, 2.0)}, **curves}}, title=LONG, xlabel=LONG)
 
 
-@pytest.mark.parametrize("draw", [_stages, _scatter, _sweep, _front, _curves])
+def _bands(path):
+    alone = mean_interval([0.3])
+    curves = {LONG: {1: mean_interval([0.1, 0.2]), 2: mean_interval([0.2, 0.5])}, "one": {1: alone}}
+    plot_bands(path, curves, {f"{LONG} {i}": alone for i in range(7)}, title=LONG, xlabel=LONG, ylabel=LONG)
+
+
+@pytest.mark.parametrize("draw", [_stages, _scatter, _sweep, _front, _curves, _bands])
 def test_nothing_is_cut_at_the_edge_of_a_picture(draw, tmp_path):
     draw(tmp_path / "picture.png")
     picture = np.asarray(Image.open(tmp_path / "picture.png").convert("L"))

@@ -416,20 +416,17 @@ def plot_bands(
         xlabel, ylabel (`str`):
             Quantities and units.
     """
-    figure, axes = _figure(4.8, title, xlabel, ylabel)
+    figure, axes = _figure(4.0 + 0.25 * (len(curves) + len(levels)), title, xlabel, ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    places = sorted({x for points in curves.values() for x in points}) or [0.0, 1.0]
-    lines = [(label, points, "o-") for label, points in curves.items()]
-    lines += [(label, {places[0]: level, places[-1]: level}, "--") for label, level in levels.items()]
-    for number, (label, points, style) in enumerate(lines):
-        xs, means, colour = (
-            list(points),
-            np.array([interval.mean for interval in points.values()]),
-            COLOURS[number % 8],
-        )
+    for number, (label, points) in enumerate(curves.items()):
+        colour, means = COLOURS[number % 8], np.array([interval.mean for interval in points.values()])
         below, above = _errors(points.values())
-        axes.fill_between(xs, means - below, means + above, color=colour, alpha=0.18, linewidth=0)
-        axes.plot(xs, means, style, color=colour, markersize=4, label=label)
+        axes.fill_between(list(points), means - below, means + above, color=colour, alpha=0.18, linewidth=0)
+        axes.plot(list(points), means, "o-", color=colour, markersize=4, label=label)
+    for number, (label, level) in enumerate(levels.items(), len(curves)):
+        colour, (below, above) = COLOURS[number % 8], _errors([level])
+        axes.axhspan(level.mean - below[0], level.mean + above[0], color=colour, alpha=0.18, linewidth=0)
+        axes.axhline(level.mean, linestyle="--", color=colour, label=label)
     _legend_below(figure, axes)
     _save(figure, path)
 

@@ -62,8 +62,8 @@ def render_search(summary: Sequence[Mapping], facts: Mapping) -> str:
     accuracy = facts["reward_accuracy"]
     if accuracy is not None:
         lines += [
-            f"The pair prefers the chosen completion of {accuracy['n']} preferences in {accuracy['accuracy']:.1%} (95% "
-            f"interval {accuracy['low']:.1%} to {accuracy['high']:.1%}, {accuracy['ties']} ties).",
+            f"The pair prefers the chosen completion of {accuracy['n']} preferences in {accuracy['accuracy']:.1%} "
+            f"(95% interval {accuracy['low']:.1%} to {accuracy['high']:.1%}, {accuracy['ties']} ties).",
             "",
         ]
     lines += ["## Setting", "", *(f"- {name}: {value}" for name, value in facts["identity"].items()), ""]

@@ -56,9 +56,9 @@ def run_search(
     """
     Searches a completion for every prompt of a dataset, by one or several methods, all kept in `output_dir`.
 
-    Every finished batch is journaled, and so is every answer of a server. After a kill, the same command redoes at most
-    the batch that was in work, without asking a server again for what it answered, and ends with the bytes of a run
-    that was not interrupted; after the end it returns the stored results.
+    Every finished batch is journaled, and so is every answer of a server. After a kill, the same command redoes at
+    most the batch that was in work, without asking a server again for what it answered, and ends with the bytes of a
+    run that was not interrupted; after the end it returns the stored results.
 
     Args:
         prompts (`datasets.Dataset`, `list`, `str` or `Path`):
