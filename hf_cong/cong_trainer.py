@@ -44,6 +44,7 @@ from .lending import fine_tune
 from .preferences import build_preference_dataset, build_sft_dataset
 from .prompts import read_prompts
 from .stages import (
+    adapter_base,
     check_dataset,
     check_prompt_lengths,
     check_strong_model,
@@ -93,9 +94,10 @@ class ConGTrainer(DPOTrainer):
         peft_config (`PeftConfig`, *optional*):
             Trains one adapter through both stages.
         weak_model (`str` or `PreTrainedModel`, *optional*):
-            The weak model after alignment. Defaults to `args.weak_model_name_or_path`.
+            The weak model after alignment, or by name a LoRA adapter. Defaults to `args.weak_model_name_or_path`.
         weak_reference_model (`str` or `PreTrainedModel`, *optional*):
-            The weak model before alignment. Defaults to `args.weak_reference_model_name_or_path`.
+            The weak model before alignment. Defaults to `args.weak_reference_model_name_or_path`, then to an adapter's
+            base.
         weak_processing_class (`PreTrainedTokenizerBase`, *optional*):
             Tokenizer of the pair. Defaults to the one beside the weak model.
 
@@ -104,7 +106,8 @@ class ConGTrainer(DPOTrainer):
             For the data of each stage and split (`"sft/train"`, ...): `rows_in`, `kept`, and `dropped` by reason.
 
     Raises:
-        TypeError: if `args` is not a [`ConGConfig`] or a dataset is not a map-style `Dataset`.
+        TypeError: if `args` is not a [`ConGConfig`], a dataset is not a map-style `Dataset`, or `weak_model` is a
+            `PeftModel`.
         ValueError: if a dataset is empty or lacks columns, weak models are missing or do not share a vocabulary,
             `ref_model` is given, or `output_dir` holds another run.
         NotImplementedError: if stages are to do on a sharded model, or on images, tools or per-row template arguments.
@@ -188,13 +191,19 @@ class ConGTrainer(DPOTrainer):
             args.weak_model_name_or_path if weak_model is None else weak_model,
             args.weak_reference_model_name_or_path if weak_reference_model is None else weak_reference_model,
         )
-        self._weak = tuple(os.fspath(model) if isinstance(model, os.PathLike) else model for model in weak)
+        policy, reference = (os.fspath(model) if isinstance(model, os.PathLike) else model for model in weak)
+        if isinstance(policy, PeftModel):
+            raise TypeError("`weak_model` is a PeftModel. Save it, and pass the directory: an adapter knows its base.")
+        if isinstance(policy, str) and reference is None:
+            reference = adapter_base(policy)
+        self._weak = policy, reference
         self._weak_tokenizer = weak_processing_class
         if any(not {"chosen", "completion"} & set(data.column_names) for data in self._splits.values()):
             if None in self._weak:
                 raise ValueError(
                     "A dataset without completions needs the weak pair: `weak_model` (after alignment) and "
-                    "`weak_reference_model` (before). Pass both, or a dataset with the column `chosen`."
+                    "`weak_reference_model` (before). Pass both, a LoRA adapter by its name, or a dataset with the "
+                    "column `chosen`: what `generate_completions` writes with any pair."
                 )
             if weak_processing_class is None:
                 revision = (args.weak_model_init_kwargs or {}).get("revision")

@@ -12,14 +12,16 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset, load_from_disk
-from peft import PeftModel
+from peft import PeftConfig, PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import find_adapter_config_file
 
 from .checkpoints import content_key, damage, seal, tokenizer_identity
 from .compatibility import check_same_vocabulary, context_length
 from .cong_config import ConGConfig
 from .generation import generate_completions
 from .pair import ContrastivePairForCausalLM
+from .pair.modeling_stacks import load_tokenizer
 from .prompts import encode_prompt
 
 logger = logging.getLogger(__name__)
@@ -199,6 +201,11 @@ def drop_long_rows(
     )
 
 
+def adapter_base(model: str) -> str | None:
+    """The model that the LoRA adapter of this name stands on, its reference; `None` if it is no adapter."""
+    return PeftConfig.from_pretrained(model).base_model_name_or_path if find_adapter_config_file(model) else None
+
+
 def weak_tokenizer(
     weak: tuple[str | PreTrainedModel, str | PreTrainedModel], revision: str | None, trust_remote_code: bool
 ) -> PreTrainedTokenizerBase:
@@ -213,10 +220,12 @@ def weak_tokenizer(
         raise ValueError(
             "A weak model was not loaded by name, so its tokenizer is unknown: pass `weak_processing_class`."
         )
+    if find_adapter_config_file(names[0], revision=revision) and load_tokenizer(names[0], revision=revision) is None:
+        del names[0]  # PEFT saves an adapter without one; its base has it
     tokenizers = [
         AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code) for name in names
     ]
-    check_same_vocabulary(*tokenizers)
+    check_same_vocabulary(tokenizers[0], tokenizers[-1])
     return tokenizers[0]
 
 

@@ -1,4 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+import copy
 import os
 import random
 import shutil
@@ -195,6 +196,31 @@ def test_rounds_are_an_outer_loop(tmp_path):
     second.train()
     assert float(first_step(second)["rewards/chosen"]) == 0.0
     assert second.train_dataset["rejected"][:] != first.train_dataset["rejected"][:]
+
+
+def test_a_lora_adapter_is_a_weak_pair_with_its_base(tmp_path):
+    _, base = weak_pair()
+    torch.manual_seed(0)
+    adapted = get_peft_model(copy.deepcopy(base), LoraConfig(r=4, lora_alpha=32, init_lora_weights=False))
+    base.save_pretrained(tmp_path / "base")
+    tiny_tokenizer().save_pretrained(tmp_path / "base")
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "adapter")  # without a tokenizer
+    weak = {"two": (copy.deepcopy(adapted).merge_and_unload(), base)}
+    weak |= {"adapter": (tmp_path / "adapter", None), "both": (tmp_path / "adapter", tmp_path / "base")}
+    weak["base alone"] = (base, copy.deepcopy(base))  # the negative control
+    chosen = {}
+    for name, (policy, reference) in weak.items():
+        tokenizer = {} if name in ("adapter", "both") else {"weak_processing_class": tiny_tokenizer()}
+        pair = {"weak_model": policy, "weak_reference_model": reference, **tokenizer}
+        made = trainer(tmp_path / name, prompts(4), weak=False, **pair)
+        made.train()
+        chosen[name] = made.train_dataset["chosen"][:]
+    assert chosen["adapter"] == chosen["both"] == chosen["two"] != chosen["base alone"]
+    with pytest.raises(TypeError, match="`weak_model` is a PeftModel. Save it"):
+        trainer(tmp_path / "x", prompts(4), weak=False, weak_model=adapted)
+    with pytest.raises(ValueError, match="Pass both, a LoRA adapter by its name, or a dataset"):
+        trainer(tmp_path / "x", prompts(4), weak=False, weak_model=str(tmp_path / "base"))
 
 
 def test_pair_and_strong_model_of_other_families_tokenizers_and_templates(tmp_path):
