@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """The beam without models, search on models whose best completion is known by hand, and what is refused."""
 
+import copy
 import dataclasses
 import itertools
 import json
@@ -89,6 +90,33 @@ def test_kl_bounds():
     assert kl_bound(1, 4, 3)[0] == pytest.approx(3 * (math.log(4) - 0.75))
     assert kl_bound(2, 3, 1) == (pytest.approx(math.log(6)), "counting bound")
     assert kl_bound(2, 3, 4)[0] == pytest.approx(math.log(6) + 3 * math.log(3))
+
+
+@pytest.mark.parametrize(("width", "successors"), [(1, 1), (1, 2), (1, 4), (2, 2), (4, 1)])
+@pytest.mark.parametrize("preferred", [(0, 0), (0, 1), (1, 0), (1, 1)], ids=str)
+def test_the_bounds_hold_for_what_is_found(width, successors, preferred):
+    # Two chunks of one token, 0 or 1, over every draw of every row: the exact distribution of what is found.
+    chance = {0: 0.8, 1: 0.2}
+    found = dict.fromkeys(itertools.product((0, 1), repeat=2), 0.0)
+    for first in itertools.product((0, 1), repeat=width * successors):
+        # The reward of a prefix is what it shares with the preferred completion: its tokens may be a bait.
+        shared = [float(token == preferred[0]) for token in first]
+        begun = Beam(width)
+        parents = begun.advance([live(token) for token in first], shared, tokens=1, last=False)
+        rows = [first[parent] for parent in parents for _ in range(successors)]
+        for second in itertools.product((0, 1), repeat=len(rows)):
+            beam = Beam(width, list(begun.survivors), trace=list(begun.trace))
+            whole = list(zip(rows, second, strict=True))
+            beam.advance(
+                [live(*ids) for ids in whole], [float(ids == preferred) for ids in whole], tokens=2, last=True
+            )
+            weight = math.prod(chance[token] for token in first + second)
+            found[tuple(beam.survivors[0].ids)] += weight
+    assert sum(found.values()) == pytest.approx(1)
+    kl = sum(q * math.log(q / math.prod(chance[token] for token in ids)) for ids, q in found.items() if q)
+    assert kl <= kl_bound(width, successors, 2)[0] + 1e-9
+    if successors > 1:
+        assert kl > 0.01
 
 
 # Models of which the best completion is known: the next token depends on the last one only, by a table.
@@ -234,10 +262,10 @@ def test_copies_do_not_fill_the_beam():
 # What a search returns
 
 
-def small(prompts=PROMPTS, reward=None, model=None, **kwargs):
+def small(prompts=PROMPTS, reward=None, model=None, tokenizer=TOKENIZER, **kwargs):
     settings = {**SETTINGS, "beam_width": 2, "successors_per_beam": 2, "chunk_length": 3, **kwargs}
     return weak_to_strong_search(
-        model or make_base("llama"), TOKENIZER, prompts, reward or make_reward("llama"), **settings
+        model or make_base("llama"), tokenizer, prompts, reward or make_reward("llama"), **settings
     )
 
 
@@ -257,6 +285,37 @@ def test_a_result_is_complete_and_json():
         assert result.implicit_reward == best.implicit_reward
         expected = math.log(4) + (best.chunk - 1) * math.log(2)
         assert (result.kl, result.kl_method) == (pytest.approx(expected), "counting bound")
+
+
+def fed(model):
+    """The shapes of everything a model reads."""
+    shapes = []
+    model.register_forward_pre_hook(lambda _, args, kwargs: shapes.append(kwargs["input_ids"].shape), with_kwargs=True)
+    return shapes
+
+
+def test_every_token_is_read_once():
+    model, reward = make_base("llama"), make_reward("llama")
+    model.generation_config.eos_token_id, tokenizer = None, copy.deepcopy(TOKENIZER)
+    tokenizer.eos_token = None
+    of_base, of_pair = fed(model), fed(reward.scorers[1].model)
+    small(model=model, reward=reward, tokenizer=tokenizer)
+    width = max(len(ids) for ids in TOKENIZER(PROMPTS)["input_ids"])
+    assert of_base == [(4, width - 1)] + [(16, 1)] * 12
+    chunks = [shape for shape in of_pair if shape[0] == 16]
+    assert chunks == [(16, 3)] * 4
+
+
+def test_finished_prompts_leave_the_batch():
+    model = make_base("llama")
+    of_base = fed(model)
+    results = small(model=model)
+    ended = [len(result.trace) for result in results]
+    assert min(ended) < max(ended)
+    rows = [shape[0] for shape in of_base[1:]]
+    assert rows[0] == 16
+    assert rows[-1] < 16
+    assert rows == sorted(rows, reverse=True)
 
 
 def test_the_search_earns_more_reward_than_a_sample():

@@ -115,8 +115,7 @@ def score_in_chunks(reward, prompts: list[str], completions: Tensor, length: int
 
 
 def fastest(function: Callable, args: argparse.Namespace) -> float:
-    """Seconds of the fastest of several runs, the first of which warms up and does not count."""
-    function()
+    """Seconds of the fastest of several runs."""
     return min(timed(function, device=torch.device(args.device))[1] for _ in range(args.repeats))
 
 
@@ -141,6 +140,8 @@ def measure(args: argparse.Namespace) -> dict:
             original_search(base, pair, tokenizer, prompt, width, successors, length, tokens)
 
     rows, (short, long) = width * successors, args.tokens
+    for warm_up in (search, original, partial(sample_rows, base, tokenizer, prompts, rows)):
+        warm_up(length + 1)
     seconds = {
         "search": fastest(lambda: search(short), args),
         "the same rows, sampled only": fastest(lambda: sample_rows(base, tokenizer, prompts, rows, short), args),
