@@ -162,7 +162,7 @@ def emulated_fine_tuning_scores(
         reference_logits (`torch.Tensor` of shape `(..., V_ref)`):
             The same of the reference, the small model before alignment.
         beta (`float`, *optional*, defaults to `1.0`):
-            β, at least 0, the weight of the pair. `0.0` is the base on its plausible set.
+            β, at least 0, the weight of the pair. `0.0` is the base on its plausible set; above 1e6, it counts as 1e6.
         plausibility_threshold (`float`, *optional*, defaults to `0.1`):
             τ in [0, 1) of [`plausibility_mask`], taken on the base. `0.0` is without a plausible set.
         mask (`bool`, *optional*, defaults to `True`):
@@ -195,8 +195,9 @@ def emulated_fine_tuning_scores(
         base_logits=base_logits, policy_logits=policy_logits, reference_logits=reference_logits
     )
     log_ratios = policy_logps.clamp(min=-SOFT_FLOOR) - reference_logps.clamp(min=-SOFT_FLOOR)
-    # A larger beta would overflow float32; by then all probability has long been on one token.
-    scores = torch.add(base_logps, log_ratios, alpha=min(beta, 1e30))
+    # With a larger beta the base would be lost in the rounding of float32, and the floor too; at 1e6 the log-ratios
+    # alone decide already.
+    scores = torch.add(base_logps, log_ratios, alpha=min(beta, 1e6))
     if mask:
         plausible = plausibility_mask(base_logps, plausibility_threshold)
         # A large beta sends plausible tokens down there too. The floor gives way: none of them may end up below it.

@@ -42,7 +42,7 @@ class GenerateArguments:
         prompts (`str`): A `.jsonl` or `.parquet` file, or the id of a dataset on the Hub, with a column `prompt`.
         output_dir (`str`): Where completions, journal and manifest go. The same command resumes there.
         policy (`str`): The model after alignment: path or Hub id. It may be a LoRA adapter, whose base then is the
-            reference, or a saved pair. With `engine`, only its tokenizer is read.
+            reference, or a saved pair, with or without a base. With `engine`, only its tokenizer is read.
         reference (`str`, *optional*): The model before alignment. Without it, a model that is neither an adapter nor a
             pair writes alone.
         base (`str`, *optional*): A large model of the same vocabulary that writes, steered by the pair (emulated

@@ -82,6 +82,17 @@ def tiny_pair(family: str, seed: int = 0, **overrides) -> tuple[transformers.Pre
     return policy, reference
 
 
+def tiny_base(family: str, seed: int = 7, **overrides) -> transformers.PreTrainedModel:
+    """A random model of the family, deeper and wider than [`tiny_model`], to be steered by a pair of those."""
+    shape = {"hidden_size": 48, "intermediate_size": 64, "num_hidden_layers": 4, "head_dim": 16}
+    shape |= {"num_attention_heads": 3, "num_key_value_heads": 3}
+    if family == "gpt2":
+        shape = {"n_embd": 48, "n_layer": 4, "n_head": 3}
+    if family == "gemma3":
+        shape["layer_types"] = ["sliding_attention", "full_attention"] * 2
+    return tiny_model(family, seed, **{**shape, **overrides})
+
+
 def tiny_lora(family: str, seed: int = 0, lora: dict | None = None, **overrides):
     """`(adapted, policy, reference)`: a PEFT model with a random LoRA adapter, that model merged, and its base."""
     reference = tiny_model(family, seed, **overrides)
