@@ -3,6 +3,7 @@
 
 To vLLM a pair is one model whose hidden state is twice as wide, the policy's half first. Paged attention, batching,
 prefix caching, speculation and CUDA graphs are vLLM's; ours is the contrast of the two logits, made where logits are.
+A base steered by a pair is the same with one stack more, which comes first.
 """
 
 from collections.abc import Iterable
@@ -10,20 +11,18 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
+from transformers import PreTrainedConfig
 from vllm.compilation.decorators import support_torch_compile
 from vllm.config import CompilationMode, VllmConfig
 from vllm.model_executor.layers.attention import Attention
 from vllm.model_executor.layers.linear import LinearBase, LinearMethodBase, RowParallelLinear
-from vllm.model_executor.models.utils import (
-    AutoWeightsLoader,
-    WeightsMapper,
-    init_vllm_registered_model,
-    maybe_prefix,
-)
+from vllm.model_executor.model_loader.utils import initialize_model
+from vllm.model_executor.models.utils import AutoWeightsLoader, WeightsMapper, maybe_prefix
 from vllm.platforms import current_platform
 from vllm.sequence import IntermediateTensors
 
-from ..functional import check_alpha, contrastive_scores
+from ..functional import check_alpha, check_beta, contrastive_scores, emulated_fine_tuning_scores
+from .configuration_contrastive_lora_pair import ContrastiveLoraPairConfig
 
 # Tested, exact. Another architecture joins when its attention is an `Attention` named `attn` and its projections are
 # those of `_FUSED`.
@@ -39,6 +38,21 @@ _FUSED = {
 _TOKENS = {"input_ids": {0: "n"}, "positions": {-1: "n"}, "intermediate_tensors": {0: "n"}, "inputs_embeds": {0: "n"}}
 
 
+def _stack(vllm_config: VllmConfig, prefix: str, name: str, config: PreTrainedConfig) -> nn.Module:
+    """One member, of the class that vLLM has for it."""
+    if "quantization_config" in config.to_dict():
+        raise ValueError(
+            f"The {name} is quantized, as its `quantization_config` says, and would here be read as if it were not. "
+            "Save the model from members in bfloat16, float16 or float32."
+        )
+    vllm_config = vllm_config.with_hf_config(config)
+    # `with_hf_config` leaves these as they were, those of all stacks together.
+    model_config = vllm_config.model_config
+    model_config.hf_text_config = config.get_text_config()
+    model_config.model_arch_config = model_config.get_model_arch_config()
+    return initialize_model(vllm_config=vllm_config, prefix=maybe_prefix(prefix, name))
+
+
 # One compiled graph for both stacks. vLLM names its cache of compiled graphs by class: two stacks compiled apart would
 # find, and run, each other's.
 @support_torch_compile(dynamic_arg_dims=_TOKENS)
@@ -48,12 +62,12 @@ class PairTrunk(nn.Module):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__()
         config = vllm_config.model_config.hf_config
-        self.policy = init_vllm_registered_model(
-            vllm_config, prefix=maybe_prefix(prefix, "policy"), hf_config=config.policy_config
-        )
-        self.reference = init_vllm_registered_model(
-            vllm_config, prefix=maybe_prefix(prefix, "reference"), hf_config=config.reference_config
-        )
+        self.policy_width = config.policy_config.get_text_config().hidden_size
+        self.policy = _stack(vllm_config, prefix, "policy", config.policy_config)
+        self.reference = _stack(vllm_config, prefix, "reference", config.reference_config)
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        return self.policy.embed_input_ids(input_ids)
 
     def forward(
         self,
@@ -64,67 +78,10 @@ class PairTrunk(nn.Module):
     ) -> Tensor:
         return torch.cat([self.policy(input_ids, positions), self.reference(input_ids, positions)], dim=-1)
 
-
-class ContrastivePairForCausalLM(nn.Module):
-    """
-    vLLM's side of [`~hf_cong.ContrastivePairForCausalLM`].
-
-    Each member is whatever vLLM has for its architecture, its Transformers backend included. Pipeline parallelism,
-    prompt embeddings and pooling are refused.
-    """
-
-    trunk_class = PairTrunk
-
-    def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
-        super().__init__()
-        model_config = vllm_config.model_config
-        if model_config.runner_type != "generate":
-            raise ValueError(
-                f"A pair only generates, got `--runner {model_config.runner_type}`. Use one of its members for that."
-            )
-        if model_config.enable_prompt_embeds:
-            raise ValueError(
-                "A pair needs token ids: its two stacks embed them differently, so prompt embeddings cannot serve "
-                "both. Drop `--enable-prompt-embeds`."
-            )
-        self.config = model_config.hf_config
-        check_alpha(self.config.alpha, self.config.plausibility_threshold)  # `--hf-overrides` comes after the config
-        self.trunk = self.trunk_class(vllm_config=vllm_config, prefix=prefix)
-        self.contrast = contrastive_scores
-        if vllm_config.compilation_config.mode != CompilationMode.NONE:
-            # Few kernels instead of many, and none of the eager check for hopeless rows, which waits for the device
-            # at every step and would let one request stop the engine.
-            self.contrast = torch.compile(
-                contrastive_scores, dynamic=True, backend=current_platform.simple_compile_backend
-            )
-
-    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
-        return self.trunk.policy.embed_input_ids(input_ids)
-
-    def forward(
-        self,
-        input_ids: Tensor | None,
-        positions: Tensor,
-        intermediate_tensors: IntermediateTensors | None = None,
-        inputs_embeds: Tensor | None = None,
-    ) -> Tensor:
-        return self.trunk(input_ids, positions, intermediate_tensors, inputs_embeds)
-
-    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """log p_α on the policy's plausible set, of the rows that are sampled: `(N, 2H)` to `(N, V)`, float32."""
-        width = self.config.policy_config.get_text_config().hidden_size
-        policy_logits = self.trunk.policy.compute_logits(hidden_states[:, :width])
-        reference_logits = self.trunk.reference.compute_logits(hidden_states[:, width:])
-        if policy_logits is None:  # under tensor parallelism some platforms gather logits on the first rank alone
-            return None
-        return self._contrast(policy_logits, reference_logits)
-
-    def _contrast(self, policy_logits: Tensor, reference_logits: Tensor) -> Tensor:
-        alpha, threshold = self.config.alpha, self.config.plausibility_threshold
-        return self.contrast(policy_logits, reference_logits, alpha=alpha, plausibility_threshold=threshold)
-
-    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
-        return AutoWeightsLoader(self).load_weights(weights, mapper=WeightsMapper(orig_to_new_prefix={"": "trunk."}))
+    def member_logits(self, hidden_states: Tensor) -> tuple[Tensor | None, ...]:
+        """The policy's and the reference's."""
+        policy_states, reference_states = hidden_states.tensor_split([self.policy_width], dim=-1)
+        return self.policy.compute_logits(policy_states), self.reference.compute_logits(reference_states)
 
 
 class _PairAttention(Attention):
@@ -204,9 +161,7 @@ class LoraPairTrunk(nn.Module):
     def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
         super().__init__()
         config = vllm_config.model_config.hf_config
-        self.stack = init_vllm_registered_model(
-            vllm_config, prefix=maybe_prefix(prefix, "stack"), hf_config=config.reference_config
-        )
+        self.stack = _stack(vllm_config, prefix, "stack", config.reference_config)
         if type(self.stack).__name__ not in LORA_ARCHITECTURES:
             raise ValueError(
                 f"A LoRA pair of {type(self.stack).__name__} does not run in vLLM, only one of "
@@ -220,6 +175,9 @@ class LoraPairTrunk(nn.Module):
                 elif isinstance(layer, Attention):
                     setattr(module, name, _PairAttention(layer, vllm_config))
 
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        return self.stack.embed_input_ids(input_ids)
+
     def forward(
         self,
         input_ids: Tensor | None,
@@ -230,18 +188,10 @@ class LoraPairTrunk(nn.Module):
         hidden_states = self.stack(input_ids.repeat_interleave(2), positions.repeat_interleave(2, dim=-1))
         return hidden_states.view(input_ids.shape[0], -1)
 
-
-class ContrastiveLoraPairForCausalLM(ContrastivePairForCausalLM):
-    """vLLM's side of [`~hf_cong.ContrastiveLoraPairForCausalLM`], for the families of `LORA_ARCHITECTURES`."""
-
-    trunk_class = LoraPairTrunk
-
-    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
-        return self.trunk.stack.embed_input_ids(input_ids)
-
-    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        logits = self.trunk.stack.compute_logits(hidden_states.view(2 * hidden_states.shape[0], -1))
-        return None if logits is None else self._contrast(logits[::2], logits[1::2])
+    def member_logits(self, hidden_states: Tensor) -> tuple[Tensor | None, ...]:
+        """The policy's and the reference's."""
+        logits = self.stack.compute_logits(hidden_states.reshape(2 * hidden_states.shape[0], -1))
+        return (None, None) if logits is None else (logits[::2], logits[1::2])
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         loaded = set()
@@ -254,11 +204,133 @@ class ContrastiveLoraPairForCausalLM(ContrastivePairForCausalLM):
                 else:
                     yield name, weight
 
-        return super().load_weights(base_weights()) | loaded
+        return AutoWeightsLoader(self).load_weights(base_weights()) | loaded
 
     def _load_adapter(self, path: str, leaf: str, weight: Tensor) -> str:
         parent, _, target = path.rpartition(".")
         name, fused = next((name, fused) for name, fused in _FUSED.items() if target in fused)
-        layer = self.trunk.get_submodule(f"{parent}.{name}")
+        layer = self.get_submodule(f"{parent}.{name}")
         layer.quant_method.load(layer, fused, target, leaf, weight)
-        return f"trunk.{parent}.{name}.{leaf}"
+        return f"{parent}.{name}.{leaf}"
+
+
+@support_torch_compile(dynamic_arg_dims=_TOKENS)
+class EmulatedFineTuningTrunk(nn.Module):
+    """A base and a pair on the same tokens: `(N,)` ids to `(N, H_base + H_pair)`."""
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
+        super().__init__()
+        config = vllm_config.model_config.hf_config
+        self.base_width = config.base_config.get_text_config().hidden_size
+        self.base = _stack(vllm_config, prefix, "base", config.base_config)
+        pair_class = LoraPairTrunk if isinstance(config.pair_config, ContrastiveLoraPairConfig) else PairTrunk
+        self.pair = pair_class(
+            vllm_config=vllm_config.with_hf_config(config.pair_config), prefix=maybe_prefix(prefix, "pair")
+        )
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        return self.base.embed_input_ids(input_ids)
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        return torch.cat([self.base(input_ids, positions), self.pair(input_ids, positions)], dim=-1)
+
+    def member_logits(self, hidden_states: Tensor) -> tuple[Tensor | None, ...]:
+        """The base's, the policy's and the reference's."""
+        base_states, pair_states = hidden_states.tensor_split([self.base_width], dim=-1)
+        return self.base.compute_logits(base_states), *self.pair.member_logits(pair_states)
+
+
+class ContrastivePairForCausalLM(nn.Module):
+    """
+    vLLM's side of [`~hf_cong.ContrastivePairForCausalLM`].
+
+    Each member is whatever vLLM has for its architecture, its Transformers backend included. Pipeline parallelism,
+    prompt embeddings, quantization and pooling are refused.
+
+    α and τ belong to the engine (`--hf-overrides`). vLLM shows a model nothing of a request, so an `alpha` among a
+    request's extra arguments is neither used nor refused. All logits are those of the plausible set, the ones behind
+    `prompt_logprobs` too: to score given text, start an engine with `plausibility_threshold` 0.
+    """
+
+    trunk_class = PairTrunk
+    scores = staticmethod(contrastive_scores)
+
+    def __init__(self, *, vllm_config: VllmConfig, prefix: str = ""):
+        super().__init__()
+        model_config = vllm_config.model_config
+        if model_config.runner_type != "generate":
+            raise ValueError(
+                f"A pair only generates, got `--runner {model_config.runner_type}`. Use one of its members for that."
+            )
+        if model_config.enable_prompt_embeds:
+            raise ValueError(
+                "A pair needs token ids: its two stacks embed them differently, so prompt embeddings cannot serve "
+                "both. Drop `--enable-prompt-embeds`."
+            )
+        if model_config.quantization is not None:
+            raise ValueError(
+                f"A pair is not quantized, got `--quantization {model_config.quantization}`: it would round all "
+                "members, and what counts is the small difference of two of them. Drop it."
+            )
+        self.config = model_config.hf_config
+        self.settings = self._settings()
+        self.trunk = self.trunk_class(vllm_config=vllm_config, prefix=prefix)
+        if vllm_config.compilation_config.mode != CompilationMode.NONE:
+            # Few kernels instead of many, and none of the eager check for hopeless rows, which waits for the device
+            # at every step and would let one request stop the engine.
+            self.scores = torch.compile(self.scores, dynamic=True, backend=current_platform.simple_compile_backend)
+
+    def _settings(self) -> dict[str, float]:
+        alpha, plausibility_threshold = self.config.alpha, self.config.plausibility_threshold
+        check_alpha(alpha, plausibility_threshold)  # `--hf-overrides` comes after the configuration's own check
+        return {"alpha": alpha, "plausibility_threshold": plausibility_threshold}
+
+    def embed_input_ids(self, input_ids: Tensor) -> Tensor:
+        return self.trunk.embed_input_ids(input_ids)
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: IntermediateTensors | None = None,
+        inputs_embeds: Tensor | None = None,
+    ) -> Tensor:
+        return self.trunk(input_ids, positions, intermediate_tensors, inputs_embeds)
+
+    def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
+        """Scores on the plausible set, of the rows that are sampled: `(N, H_of_all_stacks)` to `(N, V)`, float32."""
+        logits = self.trunk.member_logits(hidden_states)
+        if logits[0] is None:  # under tensor parallelism some platforms gather logits on the first rank alone
+            return None
+        return self.scores(*logits, **self.settings)
+
+    def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
+        return AutoWeightsLoader(self).load_weights(weights, mapper=WeightsMapper(orig_to_new_prefix={"": "trunk."}))
+
+
+class ContrastiveLoraPairForCausalLM(ContrastivePairForCausalLM):
+    """vLLM's side of [`~hf_cong.ContrastiveLoraPairForCausalLM`], for the families of `LORA_ARCHITECTURES`."""
+
+    trunk_class = LoraPairTrunk
+
+
+class EmulatedFineTuningForCausalLM(ContrastivePairForCausalLM):
+    """
+    vLLM's side of [`~hf_cong.EmulatedFineTuningForCausalLM`]: the pair may be of two stacks or a LoRA pair.
+
+    β and τ belong to the engine (`--hf-overrides`), and what else is said of a pair holds here too.
+    """
+
+    trunk_class = EmulatedFineTuningTrunk
+    scores = staticmethod(emulated_fine_tuning_scores)
+
+    def _settings(self) -> dict[str, float]:
+        beta, plausibility_threshold = self.config.beta, self.config.plausibility_threshold
+        check_beta(beta, plausibility_threshold)
+        return {"beta": beta, "plausibility_threshold": plausibility_threshold}
