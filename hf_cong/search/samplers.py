@@ -141,6 +141,11 @@ class ModelSampler(Sampler):
                 f"`model` is a {model.config.model_type!r} model, whose rows cannot go on from a cache of keys and "
                 "values. Use a decoder-only model, one that `AutoModelForCausalLM` loads."
             )
+        if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+            raise ValueError(
+                f"`model` has a {model.active_peft_config.peft_type} adapter, whose virtual tokens a cache of rows "
+                "does not follow. Use an adapter that changes weights, such as LoRA."
+            )
         self.model, self.tokenizer = model, tokenizer
         self.special_tokens, self.logits_processor = special_tokens, logits_processor
         self.do_sample, self.repetition_penalty = do_sample, repetition_penalty

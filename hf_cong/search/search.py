@@ -311,13 +311,14 @@ def search_batches(
         raise ValueError(f"`batch_size` must be a whole number of at least 1, got {repr(batch_size)[:80]}.")
     scored_prompts = prompts if scored_prompts is None else scored_prompts
     lengths = sampler.lengths(prompts, settings.max_new_tokens)
+    by_ids = _share_ids(sampler, reward)
     with _naming(names, prompts, range(len(prompts))):
-        _check_context(reward, scored_prompts, settings.max_new_tokens if _share_ids(sampler, reward) else 1)
+        _check_context(reward, scored_prompts, settings.max_new_tokens if by_ids else 1)
     left = sorted(range(len(prompts)), key=lambda index: (-lengths[index], index))
     while left:
         batch, left = left[:batch_size], left[batch_size:]
         parts = ([each[index] for index in batch] for each in (names, prompts, scored_prompts))
-        found = _attempt(sampler, reward, *parts, settings)
+        found = _attempt(sampler, reward, *parts, settings, by_ids)
         if found is None:
             clear_device_cache(garbage_collection=True)
             left, batch_size = batch + left, len(batch) // 2
@@ -326,10 +327,10 @@ def search_batches(
             yield found
 
 
-def _attempt(sampler, reward, names, prompts, scored_prompts, settings) -> list[SearchResult] | None:
+def _attempt(sampler, reward, names, prompts, scored_prompts, settings, by_ids) -> list[SearchResult] | None:
     """The results of a batch; `None` if several prompts were too many for the memory."""
     try:
-        return _search(sampler, reward, names, prompts, scored_prompts, settings)
+        return _search(sampler, reward, names, prompts, scored_prompts, settings, by_ids)
     except RuntimeError as error:
         if not is_out_of_memory(error):
             raise
@@ -349,9 +350,9 @@ def _search(
     prompts: list,
     scored_prompts: list,
     settings: SearchSettings,
+    by_ids: bool,
 ) -> list[SearchResult]:
-    """One batch, from its prompts to the end of its last beam."""
-    by_ids = _share_ids(sampler, reward)
+    """One batch, from its prompts to the end of its last beam, scored by ids or by text."""
     chunk_length = settings.chunk_length or settings.max_new_tokens
     beams = [Beam(settings.beam_width) for _ in prompts]
     sampler.start(prompts, settings.max_new_tokens)
@@ -394,7 +395,9 @@ def _slot_seed(seed: int, name: str, slot: int) -> int:
 
 def _share_ids(sampler: Sampler, reward: ImplicitReward) -> bool:
     """Whether what is sampled can be scored as it is, by the rule of [`check_same_vocabulary`]."""
-    return isinstance(sampler, ModelSampler) and sampler.tokenizer.get_vocab() == reward.tokenizer.get_vocab()
+    if not isinstance(sampler, ModelSampler):
+        return False
+    return sampler.tokenizer is reward.tokenizer or sampler.tokenizer.get_vocab() == reward.tokenizer.get_vocab()
 
 
 def _check_context(reward: ImplicitReward, prompts: list, tokens: int) -> None:

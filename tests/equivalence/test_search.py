@@ -357,3 +357,6 @@ def test_other_models_are_refused():
     )
     with pytest.raises(ValueError, match="encoder-decoder"):
         search(t5, reward, (1, 2, 3))
+    config = peft.PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=2)
+    with pytest.raises(ValueError, match="PROMPT_TUNING adapter, whose virtual tokens"):
+        search(peft.get_peft_model(make_base("llama"), config), reward, (1, 2, 3))
