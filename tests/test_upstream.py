@@ -4,10 +4,11 @@
 import inspect
 
 import pytest
-from transformers import Trainer
+from transformers import GenerationMixin, Trainer
 from trl import DPOConfig, DPOTrainer, SFTTrainer
 
 from hf_cong import ConGTrainer
+from hf_cong.pair import StacksForCausalLM
 
 from .distributed.run_cong import lora, pairs, strong_model
 from .tiny import tiny_tokenizer
@@ -27,6 +28,16 @@ def test_overridden_methods_take_what_upstream_passes(name):
 def test_constructor_takes_every_argument_of_dpo_trainer_in_its_order():
     ours = inspect.signature(ConGTrainer.__init__).parameters.values()
     assert [p.name for p in ours if p.kind is not p.KEYWORD_ONLY] == parameters(DPOTrainer.__init__)
+
+
+@pytest.mark.parametrize(
+    "name", ["_get_static_cache_init_shape", "init_continuous_batching", "prepare_inputs_for_generation"]
+)
+def test_hooks_of_generate_that_several_models_in_one_override(name):
+    ours, theirs = getattr(StacksForCausalLM, name), getattr(GenerationMixin, name)
+    assert ours is not theirs
+    if name != "prepare_inputs_for_generation":  # which hands on whatever comes
+        assert parameters(ours) == parameters(theirs)
 
 
 def test_private_methods_that_we_call():
