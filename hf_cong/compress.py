@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Two checkpoints to one LoRA pair: the difference of their weights, cut to a low rank, and what the cut costs.
 
-Memory is bounded by one layer, or by the embeddings where those are larger. Only the measurement on prompts loads the
-two models.
+Memory is bounded by twice a layer, or twice the embeddings where those are larger. Only the measurement on prompts
+loads the two models.
 """
 
 import json
@@ -322,21 +322,9 @@ def _write_pair(
     lost, size, weight_map = 0.0, 0, {}
     for number, group in enumerate(shards.values(), 1):
         file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {}
-        for name in group:
-            weight = tensors[f"stack.{name}"] = reference.tensor(name)
-            if name in factors.files and name.split(".")[-2] in targets:
-                lora_A, lora_B = factors.adapter(name, rank, weight.dtype)
-                exact_A, exact_B = factors.adapter(name, rank, torch.float32)
-                lost += squared_norm(exact_B @ exact_A - lora_B.float() @ lora_A.float())
-                padding = rank - len(lora_A)
-                module = f"stack.{name.removesuffix('.weight')}"
-                tensors[f"{module}.lora_A"] = F.pad(lora_A, (0, 0, 0, padding))
-                tensors[f"{module}.lora_B"] = F.pad(lora_B, (0, padding)).contiguous()
-        with replacing(output_dir / file) as temporary:
-            save_file(tensors, temporary, metadata={"format": "pt"})
-        size += sum(tensor.nbytes for tensor in tensors.values())
-        weight_map |= dict.fromkeys(tensors, file)
+        sizes, lost_here = _write_shard(output_dir / file, group, reference, factors, targets, rank)
+        lost, size = lost + lost_here, size + sum(sizes.values())
+        weight_map |= dict.fromkeys(sizes, file)
     with replacing(output_dir / "model.safetensors.index.json") as temporary:
         index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
         temporary.write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
@@ -347,6 +335,26 @@ def _write_pair(
     pair._tokenizer = tokenizer
     pair.save_description(output_dir)
     return (*dict.fromkeys(weight_map.values()), "model.safetensors.index.json", "config.json"), lost
+
+
+def _write_shard(
+    file: Path, names: list[str], reference: Weights, factors: Factors, targets: list[str], rank: int
+) -> tuple[dict[str, int], float]:
+    """Bytes by tensor, and what rounding the adapter lost. A function of its own, so that no tensor outlives it."""
+    lost, tensors = 0.0, {}
+    for name in names:
+        weight = tensors[f"stack.{name}"] = reference.tensor(name)
+        if name in factors.files and name.split(".")[-2] in targets:
+            lora_A, lora_B = factors.adapter(name, rank, weight.dtype)
+            exact_A, exact_B = factors.adapter(name, rank, torch.float32)
+            lost += squared_norm(exact_B @ exact_A - lora_B.float() @ lora_A.float())
+            padding = rank - len(lora_A)
+            module = f"stack.{name.removesuffix('.weight')}"
+            tensors[f"{module}.lora_A"] = F.pad(lora_A, (0, 0, 0, padding))
+            tensors[f"{module}.lora_B"] = F.pad(lora_B, (0, padding)).contiguous()
+    with replacing(file) as temporary:
+        save_file(tensors, temporary, metadata={"format": "pt"})
+    return {name: tensor.nbytes for name, tensor in tensors.items()}, lost
 
 
 def _measure(

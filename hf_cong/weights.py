@@ -21,7 +21,7 @@ _HEAD, _EMBEDDINGS = "lm_head.weight", "model.embed_tokens.weight"
 # Weights, configuration, tokenizer: no code, nothing pickled.
 _DOWNLOADED = ("model*.safetensors", "*.json", "*.jinja")
 _FLOATS = ("F64", "F32", "F16", "BF16")
-_BLOCK = 1 << 24  # elements
+_BLOCK = 1 << 22  # elements
 
 
 class Weights:
