@@ -19,9 +19,9 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from ..rewards import ImplicitReward
+from .batches import SearchSettings, search_batches
 from .beam import Hypothesis, SearchResult
 from .samplers import ModelSampler
-from .search import SearchSettings, search_batches
 
 # What `generate` adds of its own accord. Of these only the mask says something that `input_ids` does not.
 _OWN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}

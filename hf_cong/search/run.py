@@ -19,9 +19,10 @@ from ..evaluation.reward_accuracy import reward_accuracy
 from ..journal import Journal, check_identity, check_manifest, read_manifest, replacing, write_manifest
 from ..prompts import read_prompts, read_rows
 from ..rewards import ImplicitReward
+from .batches import SearchSettings, search_batches
 from .report import plot_search, render_search, summarise
 from .samplers import Sampler
-from .search import SearchSettings, as_sampler, search_batches
+from .search import as_sampler
 
 METHODS = ("base", "best_of_n", "chunk_beam_search")
 _RESULTS, _TABLE, _PICTURE, _MANIFEST = "results.jsonl", "search.md", "search.png", "manifest.json"

@@ -25,8 +25,9 @@ from hf_cong.bench.timing import hardware, timed
 from hf_cong.evaluation.report import COLOURS, MARKERS, render_table
 from hf_cong.functional import token_logps
 from hf_cong.sampling import warpers
+from hf_cong.search.batches import SearchSettings
 from hf_cong.search.samplers import Row
-from hf_cong.search.search import SearchSettings, as_sampler, weak_to_strong_search
+from hf_cong.search.search import as_sampler, weak_to_strong_search
 
 SAMPLING = {"temperature": 0.7, "top_k": 50, "top_p": 1.0}
 

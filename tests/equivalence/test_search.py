@@ -7,7 +7,15 @@ import math
 import peft
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Cache, MambaConfig, T5Config, T5ForConditionalGeneration
+from transformers import (
+    AutoModelForCausalLM,
+    Cache,
+    Lfm2Config,
+    Lfm2ForCausalLM,
+    MambaConfig,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from hf_cong import (
     ContrastivePairForCausalLM,
@@ -18,7 +26,9 @@ from hf_cong import (
     weak_to_strong_search,
 )
 from hf_cong.prompts import completion_text, encode_prompt, prompt_id
-from hf_cong.search import search as search_module
+from hf_cong.sampling import row_seed
+from hf_cong.search import batches
+from hf_cong.search.samplers import ModelSampler
 from tests.tiny import tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -144,6 +154,16 @@ def test_search_is_the_slow_search(base, pair, shape):
     model, reward = make_base(base), make_reward(pair)
     expected = [oracle(model, reward, prompt, *shape) for prompt in PROMPTS]
     assert_same(search(model, reward, shape), expected)
+
+
+def test_a_base_with_layers_that_keep_a_state_is_searched_like_any():
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2}
+    layers = {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]}
+    config = Lfm2Config(vocab_size=len(TOKENIZER), **shape, **layers, initializer_range=0.3)
+    torch.manual_seed(0)
+    model, reward = Lfm2ForCausalLM(config).eval(), make_reward("llama")
+    model.generation_config.eos_token_id = EOS
+    assert_same(search(model, reward, (2, 2, 3)), [oracle(model, reward, prompt, 2, 2, 3) for prompt in PROMPTS])
 
 
 def test_the_cases_have_ends_cuts_and_discards():
@@ -293,18 +313,18 @@ def test_a_cache_that_does_not_follow_the_rows_is_noticed(monkeypatch, expected)
 
 
 def test_padding_that_is_read_is_noticed(monkeypatch, expected):
-    start = search_module.ModelSampler.start
+    start = ModelSampler.start
 
     def unmasked(self, *args):
         start(self, *args)
         self._mask.fill_(1)
 
-    monkeypatch.setattr(search_module.ModelSampler, "start", unmasked)
+    monkeypatch.setattr(ModelSampler, "start", unmasked)
     assert_wrong(expected)
 
 
 def test_slots_that_share_their_numbers_are_noticed(monkeypatch, expected):
-    monkeypatch.setattr(search_module, "_slot_seed", lambda seed, name, slot: search_module.row_seed(seed, name))
+    monkeypatch.setattr(batches, "_slot_seed", lambda seed, name, slot: row_seed(seed, name))
     assert_wrong(expected)
 
 
