@@ -390,6 +390,14 @@ def test_the_model_is_left_as_it_was():
     assert [result.completion_ids for result in results] == [result.completion_ids for result in small()]
 
 
+def test_one_token_and_chunks_longer_than_the_completion():
+    for result in small(max_new_tokens=1):
+        assert [step.tokens for step in result.trace] == [1]
+        assert len(result.completion_ids) <= 1
+    long, whole = (small(max_new_tokens=7, chunk_length=length) for length in (50, None))
+    assert long == whole
+
+
 def test_prompts_of_one_token():
     (alone,) = small(["a"])
     both = small(["a", "the cat sat on the mat"])
@@ -405,7 +413,9 @@ def test_prompts_of_one_token():
         ({"beam_width": 0}, ValueError, "`beam_width` must be at least 1, got 0"),
         ({"successors_per_beam": -1}, ValueError, "`successors_per_beam` must be at least 1, got -1"),
         ({"chunk_length": 0}, ValueError, "`chunk_length` must be at least 1, got 0"),
-        ({"chunk_length": 2.5}, TypeError, "`chunk_length` must be an int, got 2.5"),
+        ({"chunk_length": math.inf}, TypeError, "`chunk_length` must be an int, got inf; None selects once"),
+        ({"beam_width": 2.0}, TypeError, "`beam_width` must be an int, got 2.0"),
+        ({"prompts": "the cat"}, TypeError, "`prompts` must be a list, got the string 'the cat'"),
         ({"max_new_tokens": 0}, ValueError, "`max_new_tokens` must be at least 1"),
         ({"batch_size": 0}, ValueError, "`batch_size` must be a whole number of at least 1, got 0"),
         ({"temperature": 0.0}, ValueError, "temperature"),

@@ -45,7 +45,8 @@ class SearchSettings:
             if value is None and name == "chunk_length":
                 continue
             if not isinstance(value, int):
-                raise TypeError(f"`{name}` must be an int, got {repr(value)[:80]}.")
+                endless = "; None selects once, at the end" if name == "chunk_length" else ""
+                raise TypeError(f"`{name}` must be an int, got {repr(value)[:80]}{endless}.")
             if name in ("beam_width", "successors_per_beam", "chunk_length") and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         self.decoding()

@@ -118,6 +118,8 @@ def weak_to_strong_search(
     )
     if not isinstance(reward, ImplicitReward):
         raise TypeError(f"`reward` must be an ImplicitReward, got {type(reward).__name__}.")
+    if isinstance(prompts, str):  # to `read_prompts` it would be the name of a file
+        raise TypeError(f"`prompts` must be a list, got the string {prompts[:80]!r}. Pass `[prompt]`.")
     rows, _ = read_prompts(prompts)
     names, prompts = rows["prompt_id"][:], rows["prompt"][:]
     sampler = as_sampler(model, tokenizer, settings, chat_template_kwargs=chat_template_kwargs)
