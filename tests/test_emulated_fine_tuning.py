@@ -441,6 +441,12 @@ def test_each_members_weights_are_part_of_a_run():
         assert [name for name in before if after[name] != before[name]] == [member]
 
 
+def test_the_shortest_context_counts():
+    pair = tiny_pair("llama", max_position_embeddings=99)
+    model = EmulatedFineTuningForCausalLM.from_pair(tiny_base("llama"), *pair)
+    assert TransformersEngine(model).context_length == 99
+
+
 def test_the_continuous_engine_writes_the_same(tmp_path):
     tokenizer = tiny_tokenizer()
     shape = {"vocab_size": len(tokenizer), "eos_token_id": 2, "pad_token_id": 0, "head_dim": 8}

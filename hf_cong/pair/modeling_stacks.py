@@ -297,8 +297,8 @@ def inspect_member(
     if not isinstance(model, str | os.PathLike):
         raise TypeError(
             f"`{role}` must be a transformers model, a path or a Hub id, got {type(model).__name__}. To contrast an "
-            "adapter with its own base, pass it alone: `from_pair(peft_model)`; with another reference, merge it "
-            "first: `peft_model.merge_and_unload()`."
+            "adapter with its own base, pass it as `policy` without a `reference`; for any other use, merge it first: "
+            "`peft_model.merge_and_unload()`."
         )
     name, init = os.fspath(model), model_init_kwargs or {}
     where = {key: init[key] for key in ("revision", "trust_remote_code", "cache_dir") if key in init}
