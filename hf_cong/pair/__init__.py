@@ -6,10 +6,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from .configuration_contrastive_lora_pair import ContrastiveLoraPairConfig
 from .configuration_contrastive_pair import ContrastivePairConfig
 from .configuration_emulated_fine_tuning import EmulatedFineTuningConfig
+from .configuration_stacks import StacksConfig
 from .modeling_contrastive_lora_pair import ContrastiveLoraPairForCausalLM
 from .modeling_contrastive_pair import ContrastivePairForCausalLM
 from .modeling_emulated_fine_tuning import EmulatedFineTuningForCausalLM
-from .configuration_stacks import StacksConfig
 from .modeling_stacks import StacksForCausalLM
 
 for config, model in (
