@@ -38,7 +38,9 @@ class EndpointSampler(Sampler):
     the border of two chunks. A character that a border cuts is left out and sampled again. Rows that go on from one
     text are one request with as many choices. A server that gives one choice at a time is asked for each alone.
 
-    `top_k` is not in OpenAI's protocol; a server that refuses it must be asked with `top_k=0`.
+    `top_k` is not in OpenAI's protocol; a server that refuses it must be asked with `top_k=0`. `transformers serve`
+    samples as the generation configuration of its model says, all requests from one stream of random numbers (only
+    `concurrency=1` is reproducible), and calls an end at the last token of a chunk a cut: the row goes on.
 
     Args:
         url (`str`):
@@ -113,6 +115,9 @@ class EndpointSampler(Sampler):
         self._journal = journal
         for record in journal.records:
             self._count(record)
+
+    def lengths(self, prompts: list, max_new_tokens: int) -> list[int]:
+        return [len(self._as_text(prompt)) for prompt in prompts]  # which refuses what cannot be written as text
 
     def start(self, prompts: list, max_new_tokens: int) -> None:
         self._chunk, self._max_new_tokens = 0, max_new_tokens
