@@ -109,7 +109,8 @@ def run_bench(
         "hardware": hardware(where),
     }
     output_dir = Path(output_dir)
-    with Journal(output_dir / "bench.jsonl", settings, {"command": [Path(sys.argv[0]).name, *sys.argv[1:]]}) as journal:
+    command = [Path(sys.argv[0]).name, *sys.argv[1:]]
+    with Journal(output_dir / "bench.jsonl", settings, {"command": command}) as journal:
         if _owed(journal, settings):
             if policy is None:
                 members = random_members(shape, dtype=kind, device=where, seed=seed)
