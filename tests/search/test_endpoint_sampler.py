@@ -45,9 +45,9 @@ def test_greedy_text_is_that_of_the_model_here(relay, reward, prompts, chunk_len
 
 
 def test_a_pair_of_another_vocabulary_steers_a_server(relay, other_reward):
-    settings = {**SAMPLED, "top_k": 0, "seed": 1}
-    plain = weak_to_strong_search(relay.url, None, PROMPTS, other_reward, **{**settings, "successors_per_beam": 1})
-    found = weak_to_strong_search(relay.url, None, PROMPTS, other_reward, **settings)
+    steered, single = sampler(relay, concurrency=1), {**SAMPLED, "beam_width": 1, "successors_per_beam": 1}
+    plain = weak_to_strong_search(steered, None, PROMPTS, other_reward, **single)
+    found = weak_to_strong_search(steered, None, PROMPTS, other_reward, **SAMPLED)
     assert sum(r.implicit_reward for r in found) > sum(r.implicit_reward for r in plain)
     for result in found:
         scores = other_reward.score(
