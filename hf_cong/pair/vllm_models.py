@@ -50,6 +50,13 @@ def _stack(vllm_config: VllmConfig, prefix: str, name: str, config: PreTrainedCo
     model_config = vllm_config.model_config
     model_config.hf_text_config = config.get_text_config()
     model_config.model_arch_config = model_config.get_model_arch_config()
+    heads = model_config.model_arch_config.total_num_attention_heads
+    ranks = vllm_config.parallel_config.tensor_parallel_size
+    if heads % ranks:
+        raise ValueError(
+            f"The {name} has {heads} attention heads, which `--tensor-parallel-size {ranks}` does not divide. All "
+            "members are split alike: choose a size that divides the heads of each."
+        )
     return initialize_model(vllm_config=vllm_config, prefix=maybe_prefix(prefix, name))
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from hf_cong import generate_completions
+from hf_cong import ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM, generate_completions
 from tests.test_generation import PROMPTS, SETTINGS, TOKENIZER, tokens
 from tests.tiny import tiny_model, tiny_pair
 
@@ -33,41 +33,47 @@ GREEDY = {**SETTINGS, "do_sample": False, "batch_size": None}
 SAME = ("prompt_id", "prompt", "completion", "completion_ids", "finish_reason", "seed")
 
 
-def make(kind):
-    if kind == "model":
-        model = tiny_model("qwen2", **SHAPE)
-        model.generation_config.eos_token_id = EOS
-    else:
-        from hf_cong import ContrastivePairForCausalLM
+# What is decoded with, and must come from `hf_overrides`: the directory says otherwise.
+SETTINGS_OF = {"model": {}, "pair": {"alpha": 0.7}, "steered": {"beta": 0.5}}
 
-        policy, reference = tiny_pair("qwen2", **SHAPE)
-        policy.generation_config.eos_token_id = EOS
-        model = ContrastivePairForCausalLM.from_pair(policy, reference, alpha=0.4)
+
+def make(kind, **settings):
+    policy, reference = tiny_pair("qwen2", **SHAPE)
+    policy.generation_config.eos_token_id = EOS
+    if kind == "model":
+        model = policy
+    elif kind == "pair":
+        model = ContrastivePairForCausalLM.from_pair(policy, reference, **settings)
+    else:
+        base = tiny_model("qwen2", seed=7, **{**SHAPE, "num_hidden_layers": 3})
+        model = EmulatedFineTuningForCausalLM.from_pair(base, policy, reference, **settings)
     # What vLLM would sample by, if it were asked to decide.
     model.generation_config.update(do_sample=True, temperature=0.5, top_k=2, repetition_penalty=1.5)
     return model
 
 
-@pytest.fixture(scope="module", params=["model", "pair"])
+@pytest.fixture(scope="module", params=["model", "pair", "steered"])
 def checkpoint(request, tmp_path_factory):
-    """A directory that vLLM loads, and what transformers writes with it."""
-    root = tmp_path_factory.mktemp(request.param)
+    """A directory that vLLM loads, the settings to run it with, and what transformers writes so."""
+    root, settings = tmp_path_factory.mktemp(request.param), SETTINGS_OF[request.param]
     model = make(request.param)
     model.save_pretrained(root / "checkpoint")
     TOKENIZER.save_pretrained(root / "checkpoint")
-    here = generate_completions(PROMPTS, model, output_dir=root / "here", **GREEDY)
+    here = generate_completions(PROMPTS, make(request.param, **settings), output_dir=root / "here", **GREEDY)
     assert set(here["finish_reason"]) == {"stop", "length"}
-    return root / "checkpoint", here
+    if settings:
+        assert tokens(here) != tokens(generate_completions(PROMPTS, model, output_dir=root / "else", **GREEDY))
+    return root / "checkpoint", settings, here
 
 
 def test_an_engine_in_this_process(checkpoint, tmp_path):
-    path, here = checkpoint
-    llm = vllm.LLM(str(path), gpu_memory_utilization=0.3, **ENGINE)
+    path, settings, here = checkpoint
+    llm = vllm.LLM(str(path), gpu_memory_utilization=0.3, hf_overrides=settings, **ENGINE)
     written = generate_completions(PROMPTS, llm, output_dir=tmp_path / "greedy", **GREEDY)
     for name in SAME:
         assert written[name][:] == here[name][:], name
-    assert written["alpha"][:] == here["alpha"][:]
-    assert written["plausibility_threshold"][:] == here["plausibility_threshold"][:]
+    for name in ("alpha", "beta", "plausibility_threshold"):
+        assert written[name][:] == here[name][:], name
     manifest = json.loads((tmp_path / "greedy" / "manifest.json").read_text())
     assert manifest["identity"]["engine"]["vllm"].startswith("files:")
     assert manifest["identity"]["batch_size"] == 256
@@ -89,8 +95,9 @@ def test_an_engine_in_this_process(checkpoint, tmp_path):
         generate_completions(PROMPTS, make("model"), output_dir=tmp_path / "greedy", **GREEDY)
 
 
+@pytest.mark.parametrize("checkpoint", ["pair"], indirect=True)
 def test_a_server(checkpoint, tmp_path):
-    path, here = checkpoint
+    path, settings, here = checkpoint
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -103,6 +110,8 @@ def test_a_server(checkpoint, tmp_path):
         "127.0.0.1",
         "--port",
         str(port),
+        "--hf-overrides",
+        json.dumps(settings),
         *options,
     ]
     with open(tmp_path / "log", "wb") as log:
