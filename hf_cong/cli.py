@@ -127,6 +127,11 @@ def search(argv: list[str]):
     elif args.tokenizer is not None:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     load, reward_id, weak_tokenizer = named_engine(args.policy, args.reference, dtype=args.dtype)
+    if "alpha" not in reward_id:
+        raise ValueError(
+            f"`policy` {args.policy!r:.80} is no pair, so it has no implicit reward. Pass a LoRA adapter, a saved "
+            "pair, or the models after and before alignment as `policy` and `reference`."
+        )
     own = ("prompts", "model", "tokenizer", "policy", "reference", "beta", "dtype")
     run_search(
         args.prompts,

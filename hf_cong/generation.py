@@ -274,7 +274,8 @@ def _finish(output_dir: Path, rows: datasets.Dataset, rows_in: int, dropped: dic
     """Writes `completions.parquet`, then the manifest that says it is whole."""
     header, done = _read_journals(output_dir, plan)
     kept = [index for index, name in enumerate(rows["prompt_id"]) if name in done]
-    records = [done[name] for name in rows[kept]["prompt_id"]]
+    # Journals that were begun before there was emulated fine-tuning know nothing of beta.
+    records = [{"beta": None, **done[name]} for name in rows[kept]["prompt_id"]]
     features = datasets.Features(
         {
             "prompt_id": datasets.Value("string"),

@@ -20,7 +20,7 @@ from .checkpoints import content_key, damage, seal, tokenizer_identity
 from .compatibility import check_same_vocabulary, context_length
 from .cong_config import ConGConfig
 from .generation import generate_completions
-from .pair import ContrastivePairForCausalLM
+from .pair import ContrastivePairForCausalLM, StacksConfig
 from .pair.modeling_stacks import load_tokenizer
 from .prompts import encode_prompt
 
@@ -88,13 +88,18 @@ def check_strong_model(
         args ([`ConGConfig`]): Settings of the run.
 
     Raises:
-        ValueError: if it is an encoder-decoder, chat messages meet no chat template, the context leaves no room for a
-            prompt, or the adapter has another name than "default" or trains biases.
+        ValueError: if it is an encoder-decoder or several models as one, chat messages meet no chat template, the
+            context leaves no room for a prompt, or the adapter has another name than "default" or trains biases.
     """
     if model.config.is_encoder_decoder:
         raise ValueError(
             f"`model` is an encoder-decoder ({model.config.model_type!r}), which does not continue its prompt. Use a "
             "decoder-only model, one that `AutoModelForCausalLM` loads."
+        )
+    if isinstance(model.config, StacksConfig):
+        raise ValueError(
+            f"`model` is several models that decode as one ({model.config.model_type!r}), which no trainer updates as "
+            "one. Use one model; of emulated fine-tuning, its `base`."
         )
     conversational = any(not isinstance(dataset[0]["prompt"], str) for dataset in splits.values())
     if conversational and tokenizer.chat_template is None:

@@ -19,7 +19,7 @@ from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
-from hf_cong import ConGConfig, ConGTrainer
+from hf_cong import ConGConfig, ConGTrainer, ContrastivePairForCausalLM
 
 from .distributed.run_cong import (
     LONG,
@@ -704,6 +704,8 @@ def test_what_would_fail_after_decoding_is_refused_before_it(tmp_path):
     encoder_decoder = transformers.T5ForConditionalGeneration(transformers.T5Config(**small))
     with pytest.raises(ValueError, match=r"`model` is an encoder-decoder \('t5'\)"):
         trainer(tmp_path, prompts(4), model=encoder_decoder)
+    with pytest.raises(ValueError, match=r"`model` is several models that decode as one \('contrastive_pair'\)"):
+        trainer(tmp_path, prompts(4), model=ContrastivePairForCausalLM.from_pair(*weak_pair()))
     with pytest.raises(ValueError, match="no room is left for a prompt"):
         trainer(tmp_path, prompts(4), settings={"max_new_tokens": 600})
     rows = Dataset.from_list([*prompts(3).to_list(), {"prompt": message("cat " * 600, "user")}])

@@ -364,6 +364,7 @@ print("OUT", json.dumps([write(model), write(again)]))
     }
     run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path)
     assert run.returncode == 0, run.stderr[-2000:]
+    assert "Do you wish to run the custom code" not in run.stdout  # there is no tokenizer, so nothing to ask about
     first, second = json.loads(run.stdout.split("OUT")[1])
     assert first == second
     assert first[len(PROMPT) :] == eft_greedy(*models, PROMPT, beta=2.0, max_new_tokens=8)
@@ -441,6 +442,17 @@ def test_each_members_weights_are_part_of_a_run():
         assert [name for name in before if after[name] != before[name]] == [member]
 
 
+def test_an_adapter_on_all_of_it_leaves_settings_and_members_part_of_a_run():
+    model = EmulatedFineTuningForCausalLM.from_pair(tiny_base("llama"), *tiny_pair("llama"), beta=2.0)
+    before = TransformersEngine(model).describe()
+    lora = peft.LoraConfig(task_type="CAUSAL_LM", r=2, target_modules=["q_proj"], init_lora_weights=False)
+    after = TransformersEngine(peft.get_peft_model(model, lora)).describe()
+    assert (before["beta"], after["beta"]) == (2.0, 2.0)
+    differing = {name for name, value in before["identity"].items() if after["identity"][name] != value}
+    assert differing == {"base", "policy", "reference"}
+    assert before["identity"].keys() == after["identity"].keys()
+
+
 def test_the_shortest_context_counts():
     pair = tiny_pair("llama", max_position_embeddings=99)
     model = EmulatedFineTuningForCausalLM.from_pair(tiny_base("llama"), *pair)
@@ -505,6 +517,8 @@ def test_what_the_command_refuses(saved, tmp_path, capsys):
         ("policy", ["--base", paths["base"]], "`base` is steered by a pair, and `policy` "),
         ("pair", ["--base", paths["base"], "--alpha", "0.4"], "With a base it is `beta`: leave `alpha` out"),
         ("pair", ["--beta", "1.0"], "Pass the large model as `base`, or leave `beta` out"),
+        ("policy", ["--beta", "1.0"], "Pass the large model as `base`, or leave `beta` out"),
+        ("policy", ["--alpha", "0.4"], "Pass the model before alignment as `reference`, or leave `alpha` out"),
         (
             "pair",
             ["--base", paths["base"], "--reference", paths["reference"]],

@@ -565,6 +565,24 @@ def test_a_journal_cut_anywhere_is_completed_to_the_same_bytes(model, reference_
         assert written(killed) == written(path), cut
 
 
+def test_a_journal_from_before_there_was_beta_is_completed(model, reference_run, tmp_path):
+    path = reference_run[1]
+    header, *records = (json.loads(line) for line in (path / "journal-00000.jsonl").read_bytes().splitlines())
+    old = [{name: value for name, value in record.items() if name != "beta"} for record in records[:8]]
+    assert len(old[0]) < len(records[0])
+
+    def complete(name):
+        (tmp_path / name).mkdir()
+        lines = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in (header, *old))
+        (tmp_path / name / "journal-00000.jsonl").write_text(lines)
+        generate_completions(PROMPTS, model, output_dir=tmp_path / name, **SETTINGS)
+        return written(tmp_path / name)["completions.parquet"]
+
+    assert complete("old") == written(path)["completions.parquet"]
+    old[0]["completion"] = "another"  # the control: they are not written anew
+    assert complete("other") != written(path)["completions.parquet"]
+
+
 def test_a_run_goes_on_with_its_own_batch_size(model, reference_run, tmp_path):
     path, other = reference_run[1], {**SETTINGS, "batch_size": 5}
     journal = (path / "journal-00000.jsonl").read_bytes()

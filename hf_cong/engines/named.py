@@ -80,7 +80,7 @@ def named_engine(
     given = {name: value for name, value in given.items() if value is not None}
     if misplaced := [name for name in given if name not in defaults]:
         (name, *_) = misplaced
-        if not defaults:
+        if not defaults and name != "beta":
             raise ValueError(
                 f"`{name}` is for a pair, and `policy` {policy!r:.80} is one model. Pass the model before alignment "
                 f"as `reference`, or leave `{name}` out."

@@ -159,7 +159,8 @@ class TransformersEngine(Engine):
         return Answer(ids[:stop], "length" if stop is None else "stop")
 
     def _members(self) -> dict[str, PreTrainedModel | PeftModel]:
-        return self.model.members if isinstance(self.model, StacksForCausalLM) else {"model": self.model}
+        model = self.model.get_base_model() if isinstance(self.model, PeftModel) else self.model
+        return model.members if isinstance(model, StacksForCausalLM) else {"model": self.model}
 
 
 def _hash_weights(model: torch.nn.Module) -> str:

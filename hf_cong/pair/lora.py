@@ -66,7 +66,7 @@ def load_adapter(
     if find_adapter_config_file(name, **where) is None:
         raise ValueError(
             f"`policy` {name!r:.80} is no adapter and `reference` is missing. Pass the model before alignment as "
-            "`reference`."
+            "`reference`; a saved pair is loaded with `AutoModelForCausalLM.from_pretrained`."
         )
     config = PeftConfig.from_pretrained(name, **where)
     check_adapter_config(config)

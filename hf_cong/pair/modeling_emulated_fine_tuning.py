@@ -44,8 +44,8 @@ class EmulatedFineTuningForCausalLM(StacksForCausalLM):
 
     `forward` returns log p_β, normalised and **unmasked**: a likelihood. `generate`, `generate_batch` and `pipeline`
     sample from p_β on the base's plausible set, π_base ≥ τ·max π_base. Every mode of `generate` works, as it does for
-    a [`ContrastivePairForCausalLM`]; `assistant_model` may be the `base` or `pair.policy`. `generate_batch` needs
-    members with equal key-value heads.
+    a [`ContrastivePairForCausalLM`]; `assistant_model` may be `pair.policy`, or any model whose head is as wide as the
+    narrowest here. `generate_batch` needs members with equal key-value heads.
 
     The three models must be of one decoder-only family and share a tokenizer; across tokenizers,
     `weak_to_strong_search` steers by text. Generation configuration, special tokens and tokenizer are the base's; what
@@ -107,7 +107,8 @@ class EmulatedFineTuningForCausalLM(StacksForCausalLM):
         model_init_kwargs: dict | None = None,
     ) -> "EmulatedFineTuningForCausalLM":
         """
-        Makes one model of a base and a pair. Models given as objects are adopted, not copied.
+        Makes one model of a base and a pair. Models given as objects are adopted, not copied; one that is given twice,
+        as for DeRa, must be given by name or as copies for the whole to be saved.
 
         Args:
             base (`str` or `PreTrainedModel`):
@@ -134,7 +135,7 @@ class EmulatedFineTuningForCausalLM(StacksForCausalLM):
                 [`ContrastivePairForCausalLM.from_pair`]; or if β or τ is out of range.
         """
         check_beta(beta, plausibility_threshold)
-        pair = _load_pair(policy, reference, model_init_kwargs)
+        pair = load_pair(policy, reference, model_init_kwargs)
         base_config, tokenizer = inspect_member(base, "base", model_init_kwargs)
         pair_tokenizer = pair._tokenizer or load_tokenizer(pair.name_or_path)
         if tokenizer is not None and pair_tokenizer is not None:
@@ -167,7 +168,7 @@ class EmulatedFineTuningForCausalLM(StacksForCausalLM):
         )
 
 
-def _load_pair(policy, reference, model_init_kwargs: dict | None) -> ContrastivePairForCausalLM:
+def load_pair(policy, reference=None, model_init_kwargs: dict | None = None) -> ContrastivePairForCausalLM:
     """The pair that `policy` is, by itself or with its reference."""
     saved = isinstance(policy, str | os.PathLike) and not is_adapter(policy, model_init_kwargs)
     if saved:

@@ -333,6 +333,7 @@ def is_adapter(name: str | os.PathLike, model_init_kwargs: dict | None) -> bool:
 def load_tokenizer(name: str, **where) -> PreTrainedTokenizerBase | None:
     """The tokenizer beside a model, `None` if the model has no name or was saved without one."""
     try:
-        return AutoTokenizer.from_pretrained(name, **where) if name else None
+        # Said, since transformers would ask at the terminal where a directory without a tokenizer has remote code.
+        return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False, **where}) if name else None
     except (OSError, ValueError):
         return None

@@ -10,7 +10,14 @@ from dataclasses import asdict, fields
 
 import pytest
 
-from hf_cong import ContrastivePairForCausalLM, ImplicitReward, best_of_n, run_search, weak_to_strong_search
+from hf_cong import (
+    ContrastivePairForCausalLM,
+    EmulatedFineTuningForCausalLM,
+    ImplicitReward,
+    best_of_n,
+    run_search,
+    weak_to_strong_search,
+)
 from hf_cong.cli import main
 from hf_cong.journal import Journal
 from hf_cong.search import endpoint_sampler
@@ -384,9 +391,13 @@ def test_a_saved_pair_and_an_adapter_are_pairs(root, tmp_path):
     assert two == pair != adapter
 
 
-def test_one_model_alone_is_no_pair(root, tmp_path, capsys):
-    assert command(root, tmp_path, reference=None) == 2
-    assert "reference" in capsys.readouterr().err
+def test_what_is_no_pair_has_no_reward(root, tmp_path, capsys):
+    names = (str(root / name) for name in ("base", "policy", "reference"))
+    EmulatedFineTuningForCausalLM.from_pair(*names).save_pretrained(tmp_path / "steered")
+    for policy in (root / "policy", tmp_path / "steered"):
+        assert command(root, tmp_path / "no", policy=policy, reference=None) == 2
+        assert " is no pair, so it has no implicit reward" in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
 
 
 def test_the_command_asks_a_server_that_the_hand_names(root, relay, tmp_path, capsys):
