@@ -10,7 +10,16 @@ import math
 import pytest
 import torch
 from torch import nn
-from transformers import DynamicCache, GenerationConfig, GenerationMixin, PreTrainedConfig, PreTrainedModel, set_seed
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    GenerationMixin,
+    PreTrainedConfig,
+    PreTrainedModel,
+    RepetitionPenaltyLogitsProcessor,
+    SynthIDTextWatermarkingConfig,
+    set_seed,
+)
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
 from hf_cong import ImplicitReward, best_of_n, chunk_beam_search, weak_to_strong_search
@@ -71,6 +80,17 @@ def test_equal_rows_count_once():
     assert beam.discarded == []
     assert beam.advance([ended(1), live(2, 2)], [5.0, 4.5], tokens=2, last=False) == [1]
     assert contents(beam.survivors) == [([1], "stop", 5.0), ([2, 2], None, 4.5)]
+
+
+def test_equal_rows_that_ended_otherwise_count_each():
+    beam = Beam(3)  # "ab" that the model ended; the same, of which a stop string left "a", without credit for an end
+    cut = Continuation([1, 2], "a", True, "b!")
+    assert beam.advance([cut, ended(1, 2), cut], [1.0, 5.0, 1.0], tokens=4, last=False) == []
+    assert [(best.text, best.implicit_reward) for best in beam.survivors] == [("\x01\x02", 5.0), ("a", 1.0)]
+    beam = Beam(2)  # a server may cut a row at the very text with which another ended
+    rows = [Continuation(None, "ab", False), Continuation(None, "ab", True)]
+    beam.advance(rows, [1.0, 2.0], tokens=4, last=True)
+    assert [(best.finish_reason, best.implicit_reward) for best in beam.survivors] == [("stop", 2.0), ("length", 1.0)]
 
 
 def test_text_alone_tells_rows_apart_where_ids_are_unknown():
@@ -357,6 +377,20 @@ def test_a_stop_string_ends_and_cuts_a_completion_without_credit(chunk_length):
             assert all(any(text.startswith(h.text) for text in texts) for h in with_stops.hypotheses)
 
 
+def test_overlapping_stop_strings_cut_chunks_of_any_length_alike():
+    one = {"beam_width": 1, "successors_per_beam": 1, "max_new_tokens": 30}
+    (free,) = small(["a rude fox ran"], chunk_length=None, **one)
+    text = free.completion
+    assert "\ufffd" not in text[3:10] and text.index(text[4:7]) == 4
+    stops = [text[3:10], text[4:7]]  # the second is within the first, and complete before it
+    for length in (1, 2, 5, None):
+        (result,) = small(["a rude fox ran"], chunk_length=length, stop_strings=stops, **one)
+        assert result.completion == text[:4]
+        assert result.hypotheses[0].stop_reason == stops[1]
+    (control,) = small(["a rude fox ran"], chunk_length=None, stop_strings=stops[:1], **one)
+    assert control.completion == text[:3]
+
+
 def test_stop_strings_that_never_occur_change_nothing():
     assert [r.completion_ids for r in small(stop_strings=["never written"])] == [r.completion_ids for r in small()]
 
@@ -483,6 +517,7 @@ GENERATE = {
     "top_p": 0.95,
     "custom_generate": chunk_beam_search,
 }
+WATERMARK = SynthIDTextWatermarkingConfig(keys=[1, 2, 3], ngram_len=3)
 
 
 def test_generate_returns_ids_like_generate():
@@ -554,12 +589,33 @@ def test_generate_stops_at_strings_and_scores_text_of_another_vocabulary():
     assert [r.implicit_reward for r in chat.results] != [r.implicit_reward for r in plain.results]
 
 
+def test_generate_keeps_a_penalty_that_it_is_given():
+    model, reward, rows = make_base("llama"), make_reward("llama"), inputs()
+    model.generation_config.pad_token_id = 0
+    greedy = {"max_new_tokens": 12, "do_sample": False, "logits_processor": [RepetitionPenaltyLogitsProcessor(5.0)]}
+    one = {"beam_width": 1, "successors_per_beam": 1, "custom_generate": chunk_beam_search, "reward": reward}
+    expected = model.generate(**rows, **greedy)
+    assert torch.equal(model.generate(**rows, **greedy, **one), expected)
+    plain = model.generate(**rows, **{**greedy, "logits_processor": []})
+    assert plain.shape != expected.shape or not torch.equal(plain, expected)
+
+
+def test_generate_needs_the_tokenizer_of_another_vocabulary():
+    reward = ImplicitReward(*tiny_pair("gpt2", vocab_size=len(TOKENIZER)), TOKENIZER)
+    same, other = (tiny_model("llama", vocab_size=size) for size in (len(TOKENIZER), 64))
+    settings = {**GENERATE, "reward": reward, "max_new_tokens": 3}
+    assert same.generate(torch.tensor([[5, 6]]), **settings).shape[1] > 2
+    with pytest.raises(ValueError, match="Pass the model's tokenizer as `processing_class`. `model` has 64 tokens"):
+        other.generate(torch.tensor([[5, 6]]), **settings)
+
+
 @pytest.mark.parametrize(
     ("kwargs", "match"),
     [
         ({"num_return_sequences": 2}, "`num_return_sequences` is 2"),
         ({"do_sample": False}, "all 16 rows"),
         ({"max_time": 3.0}, "cannot follow MaxTimeCriteria"),
+        ({"watermarking_config": WATERMARK}, "cannot follow SynthIDTextWatermarkLogitsProcessor"),
         ({"beam_width": 0}, "`beam_width` must be at least 1"),
     ],
     ids=str,

@@ -99,8 +99,8 @@ class Beam:
         Takes in one chunk and keeps the best.
 
         The candidates are the new rows and the finished survivors, which thus hold their place without being sampled.
-        Two of the same ids (of the same text where ids are unknown) are one. A survivor that is not finished gives way
-        to its successors.
+        Two of the same ids (of the same text where ids are unknown) and the same end are one. A survivor that is not
+        finished gives way to its successors.
 
         Args:
             continuations (`list[Continuation]`): The rows of this chunk.
@@ -131,7 +131,8 @@ class Beam:
 
 def _identity(hypothesis: Hypothesis) -> Hashable:
     content = hypothesis.text if hypothesis.ids is None else tuple(hypothesis.ids)
-    return content, hypothesis.finish_reason is None
+    # What a stop string ended is without the credit for an end, and may be cut within its last token.
+    return content, hypothesis.finish_reason, isinstance(hypothesis.stop_reason, str)
 
 
 def kl_bound(beam_width: int, successors_per_beam: int, chunks: int) -> tuple[float, str]:

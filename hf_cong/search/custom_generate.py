@@ -7,6 +7,7 @@ import torch
 from transformers import (
     EosTokenCriteria,
     GenerationConfig,
+    LogitsProcessor,
     LogitsProcessorList,
     MaxLengthCriteria,
     PrefixConstrainedLogitsProcessor,
@@ -14,10 +15,12 @@ from transformers import (
     PreTrainedTokenizerBase,
     RepetitionPenaltyLogitsProcessor,
     StoppingCriteriaList,
+    SynthIDTextWatermarkLogitsProcessor,
     UnbatchedClassifierFreeGuidanceLogitsProcessor,
 )
 from transformers.utils import ModelOutput
 
+from ..compatibility import check_head_widths
 from ..rewards import ImplicitReward
 from .batches import SearchSettings, search_batches
 from .beam import Hypothesis, SearchResult
@@ -26,7 +29,11 @@ from .samplers import ModelSampler
 # What `generate` adds of its own accord. Of these only the mask says something that `input_ids` does not.
 _OWN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 # They know rows by their place in the batch, which a search changes.
-_BY_ROW = PrefixConstrainedLogitsProcessor | UnbatchedClassifierFreeGuidanceLogitsProcessor
+_BY_ROW = (
+    PrefixConstrainedLogitsProcessor
+    | SynthIDTextWatermarkLogitsProcessor
+    | UnbatchedClassifierFreeGuidanceLogitsProcessor
+)
 
 
 @dataclass
@@ -64,12 +71,13 @@ def chunk_beam_search(
     [`weak_to_strong_search`] for `generate`, which passes the first five arguments and the last.
 
     Length, sampling, penalties, other logits processors and special tokens are those of the generation configuration.
+    `generate` keeps `streamer` and `assistant_model` to itself, so they have no effect.
 
     Args:
         reward ([`ImplicitReward`]):
             The weak pair, with its own tokenizer.
         processing_class (`PreTrainedTokenizerBase`, *optional*, defaults to the tokenizer of `reward`):
-            The tokenizer of the model. Not `tokenizer`, which `generate` keeps to itself.
+            The tokenizer of the model, needed where it is another. Not `tokenizer`, which `generate` keeps to itself.
         prompts (`list[str]` or `list[list[dict]]`, *optional*):
             The prompts as the reward is to read them. Defaults to their ids if the vocabulary is the same, else to
             their text without special tokens, which for messages is not what the pair's chat template would write.
@@ -103,7 +111,7 @@ def chunk_beam_search(
     ```
     """
     _check_asked(logits_processor, stopping_criteria, generation_config, model_kwargs)
-    tokenizer = processing_class or reward.tokenizer
+    tokenizer = processing_class or _common_tokenizer(model, reward)
     width = input_ids.shape[1]
     settings = SearchSettings(
         beam_width=beam_width,
@@ -118,14 +126,14 @@ def chunk_beam_search(
     eos = [] if eos is None else [eos] if isinstance(eos, int) else list(eos)
     pad = generation_config.pad_token_id
     pad = (eos or [0])[0] if pad is None else pad
+    penalties = [each for each in logits_processor if _holds_padding(each)]
     sampler = ModelSampler(
         model,
         tokenizer,
         {"eos_token_id": eos, "pad_token_id": pad},
-        # The penalty is made anew for every chunk, since it holds the padding of each row.
-        [each for each in logits_processor if not isinstance(each, RepetitionPenaltyLogitsProcessor)],
+        [each for each in logits_processor if each not in penalties],
         do_sample=settings.do_sample,
-        repetition_penalty=generation_config.repetition_penalty or 1.0,
+        repetition_penalty=penalties[0].penalty if penalties else 1.0,  # made anew for the rows of every chunk
         stop_strings=list(settings.stop_strings),
         least_width=width,
     )
@@ -144,6 +152,21 @@ def chunk_beam_search(
     written = [row + [pad] * (longest - len(row)) for row in written]
     sequences = torch.cat([input_ids, torch.tensor(written, device=input_ids.device, dtype=input_ids.dtype)], dim=1)
     return ChunkBeamSearchOutput(sequences, results) if generation_config.return_dict_in_generate else sequences
+
+
+def _common_tokenizer(model: PreTrainedModel, reward: ImplicitReward) -> PreTrainedTokenizerBase:
+    try:
+        check_head_widths(model=model.config.get_text_config().vocab_size, reward=reward.scorers[0].vocab_size)
+    except ValueError as error:
+        raise ValueError(f"Pass the model's tokenizer as `processing_class`. {error}") from None
+    return reward.tokenizer
+
+
+def _holds_padding(processor: LogitsProcessor) -> bool:
+    """Whether it is the penalty that `generate` made, with the padding of each row, for a left-padded batch."""
+    return isinstance(processor, RepetitionPenaltyLogitsProcessor) and isinstance(
+        processor.prompt_ignore_length, torch.Tensor
+    )
 
 
 def _with_end(result: SearchResult) -> list[int]:

@@ -15,7 +15,7 @@ from ..engines.server import Server, cause, openai
 from ..journal import Journal
 from ..prompts import encode_prompt
 from ..sampling import row_seed, warpers
-from .samplers import Continuation, Row, Sampler
+from .samplers import Continuation, Row, Sampler, first_stop
 
 logger = logging.getLogger(__name__)
 
@@ -294,10 +294,10 @@ class EndpointSampler(Sampler):
     def _go_on(self, text: str, choice: _Choice) -> Continuation:
         """A row's text with its new chunk, cut before a stop string, also one that began in an earlier chunk."""
         whole = text + choice.text
-        ends = [(at, stop) for stop in self.stop_strings if (at := whole.find(stop)) >= 0]
-        if ends:
-            at, stop = min(ends)
-            return Continuation(None, whole[:at], True, stop)
+        stop = first_stop(whole, self.stop_strings)
+        if stop is not None:
+            start, stop_string = stop
+            return Continuation(None, whole[:start], True, stop_string)
         if choice.finish_reason == "length":
             return Continuation(None, whole.removesuffix(_UNFINISHED), False)
         return Continuation(None, whole, True, choice.stop_reason)

@@ -242,12 +242,13 @@ class ModelSampler(Sampler):
         kept = [ids[:end] for ids, end in zip(rows, ends, strict=True)]
         continuations = []
         for row, (text, ids, end) in enumerate(zip(self.texts(kept), kept, ends, strict=True)):
-            stop_string = _first(self.stop_strings, text)
-            if stop_string is None:
+            stop = first_stop(text, self.stop_strings)
+            if stop is None:
                 stop_reason = None if end is None else rows[row][end]
                 continuations.append(Continuation(ids, text, end is not None, stop_reason))
             else:
-                text = text[: text.index(stop_string)]
+                start, stop_string = stop
+                text = text[:start]
                 beginnings = [ids[:count] for count in range(len(ids) + 1)]
                 texts = completion_texts(self.tokenizer, self._prompts[self._prompt_of[row]], beginnings)
                 shortest = next(ids for ids, begun in zip(beginnings, texts, strict=True) if begun.startswith(text))
@@ -276,11 +277,11 @@ class _StopStrings(StoppingCriteria):
         if written.shape[1] % _LOOK_EVERY:
             return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
         texts = self.sampler.texts(written.tolist())
-        done = [_first(self.sampler.stop_strings, text) is not None for text in texts]
+        done = [first_stop(text, self.sampler.stop_strings) is not None for text in texts]
         return torch.tensor(done, device=input_ids.device)
 
 
-def _first(stop_strings: list[str], text: str) -> str | None:
-    """The stop string that begins first."""
-    found = [(text.index(stop_string), stop_string) for stop_string in stop_strings if stop_string in text]
-    return min(found)[1] if found else None
+def first_stop(text: str, stop_strings: list[str]) -> tuple[int, str] | None:
+    """Where the stop string begins that is complete first, so that chunks of any length are cut alike; and which."""
+    found = [(text.index(stop) + len(stop), text.index(stop), stop) for stop in stop_strings if stop in text]
+    return min(found)[1:] if found else None
