@@ -124,7 +124,10 @@ def _model_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 def check_decoder_model(model: PreTrainedModel, role: str):
     """[`check_decoder_only`] of a loaded model, remote code included."""
     if not isinstance(model, PreTrainedModel):
-        raise TypeError(f"`{role}` must be a loaded transformers model, got {type(model).__name__}.")
+        raise TypeError(
+            f"`{role}` must be a loaded transformers model, got {type(model).__name__}. Load it; merge an "
+            "adapter first: `peft_model.merge_and_unload()`."
+        )
     check_decoder_only(model.config, role)
     if model._is_stateful or not model.can_generate() or "past_key_values" not in signature(model.forward).parameters:
         raise ValueError(

@@ -469,7 +469,7 @@ def test_refusals():
         scoring.score([-1], [[5]], [False])
     with pytest.raises(ValueError, match=r"Row 1 has 18 \+ 3 tokens, and the model's context is 20"):
         scoring.score([0, 1], [[5], [5] * 3], [False, False])
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="Got 2 `parents`, 1 `completions`, 1 `finished`"):
         scoring.score([0, 1], [[5]], [False])
     with pytest.raises(ValueError, match="Row 0 holds token 999"):
         scoring.score([0], [[999]], [False])

@@ -73,7 +73,7 @@ def test_the_interval_narrows_and_a_swapped_pair_shows(reward, ranked, caplog):
 def test_refusals(reward):
     with pytest.raises(ValueError, match="`prompts` is empty"):
         reward_accuracy(reward, [], [], [])
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="Got 1 `prompts`, 1 `chosen`, 2 `rejected`"):
         reward_accuracy(reward, ["a"], ["b"], ["c", "d"])
     policy, reference = tiny_pair("llama", vocab_size=len(TOKENIZER))
     with torch.no_grad():

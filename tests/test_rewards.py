@@ -1,4 +1,9 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+import copy
+import functools
+import math
+
+import peft
 import pytest
 import torch
 from tokenizers import processors
@@ -50,7 +55,8 @@ def test_the_reward_is_the_sum_of_its_tokens_and_scales_with_beta():
         torch.testing.assert_close(row.double(), expected, atol=2e-4, rtol=0)
         assert total == pytest.approx(row.sum().item(), abs=1e-5)
         assert mean == pytest.approx(total / len(row), abs=1e-5)
-    assert ImplicitReward(policy, policy, TOKENIZER).score(PROMPTS, COMPLETIONS) == [0.0] * 3  # the control
+    equal = ImplicitReward(policy, copy.deepcopy(policy), TOKENIZER)
+    assert equal.score(PROMPTS, COMPLETIONS) == [0.0] * 3  # the control
 
 
 def test_ids_score_exactly_what_was_written():
@@ -73,14 +79,18 @@ def test_chat_prompts_and_empty_completions():
 def test_refusals():
     policy, reference = pair_of("llama")
     reward = ImplicitReward(policy, reference, TOKENIZER)
-    with pytest.raises(ValueError, match="`normalize` must be"):
-        reward.score(PROMPTS, COMPLETIONS, normalize="chars")
+    for normalize in ("chars", True, math.nan, math.inf):
+        with pytest.raises(ValueError, match="`normalize` must be"):
+            reward.score(PROMPTS, COMPLETIONS, normalize=normalize)
     with pytest.raises(ValueError, match="`normalize='tokens'` is of sums"):
         reward.score(PROMPTS, COMPLETIONS, normalize="tokens", per_token=True)
-    with pytest.raises(ValueError, match="zip"):
-        reward.score(PROMPTS, COMPLETIONS[:2])
+    for scoring in (reward.score, functools.partial(completion_logps, policy, TOKENIZER)):
+        with pytest.raises(ValueError, match="Got 3 `prompts`, 2 `completions`; every row needs one of each"):
+            scoring(PROMPTS, COMPLETIONS[:2])
+        with pytest.raises(TypeError, match=r"`prompts` must be a list, got the string 'cat'. Pass `\[prompt\]`"):
+            scoring("cat", COMPLETIONS)
     for reasons in (["stop"] * 2, ["stop"] * 4):
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(ValueError, match=f"Got 3 `prompts`, {len(reasons)} `finish_reasons`"):
             reward.score(PROMPTS, COMPLETIONS, finish_reasons=reasons)
     with pytest.raises(ValueError, match='must be "stop" or "length", got \'eos\''):
         reward.score(PROMPTS, COMPLETIONS, finish_reasons=["stop", "length", "eos"])
@@ -243,6 +253,46 @@ def test_the_end_of_a_turn_is_the_one_that_the_chat_template_writes(template, en
     assert scored[0] == pytest.approx(scored[1], abs=1e-5)
     # and it can be said
     assert ImplicitReward(policy, reference, tokenizer, eos_token_id=7).end_token_id(messages) == 7
+
+
+def test_a_model_cannot_be_its_own_reference():
+    # PEFT puts its layers into the model that it is given, so that model is no longer the one before alignment.
+    base = tiny_model("llama", vocab_size=len(TOKENIZER))
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], init_lora_weights=False)
+    adapted = peft.get_peft_model(base, config)
+    for members in [(adapted, base), (base, adapted), (base, base), (adapted, adapted)]:
+        with pytest.raises(ValueError, match="are one model, whose reward is 0"):
+            ImplicitReward(*members, TOKENIZER)
+    fresh = tiny_model("llama", vocab_size=len(TOKENIZER))
+    expected, apart = (
+        ImplicitReward(adapted, other, TOKENIZER).score(["the cat"], [" ran"]) for other in (None, fresh)
+    )
+    assert abs(expected[0]) > 1e-2
+    assert apart == pytest.approx(expected, abs=1e-4)
+    with pytest.raises(TypeError, match=r"got PeftModel.*merge an adapter first"):
+        ImplicitReward(adapted, fresh, TOKENIZER).incremental(["the cat"])
+
+
+def test_names_beside_a_reference_are_refused():
+    policy, reference = pair_of("llama")
+    for role, members in {"policy": ("org/dpo", reference), "reference": (policy, "org/instruct")}.items():
+        with pytest.raises(TypeError, match=f"`{role}` must be a loaded model, got 'org/.*Load it"):
+            ImplicitReward(*members, TOKENIZER)
+
+
+def test_a_saved_pair_is_a_reward(tmp_path):
+    members = pair_of("llama")
+    expected = ImplicitReward(*members, TOKENIZER).score(PROMPTS, COMPLETIONS)
+    ContrastivePairForCausalLM.from_pair(*members).save_pretrained(tmp_path)
+    saved = ImplicitReward(tmp_path, None, TOKENIZER)
+    assert saved.score(PROMPTS, COMPLETIONS) == pytest.approx(expected, abs=1e-4)
+
+
+def test_an_end_token_that_the_models_do_not_have():
+    last, beyond = (ImplicitReward(*pair_of("llama"), TOKENIZER, eos_token_id=end) for end in (319, 320))
+    assert len(last.score(["the cat"], [" ran"], finish_reasons=["stop"])) == 1
+    with pytest.raises(ValueError, match="The end-of-sequence token is 320, and the models have 320"):
+        beyond.score(["the cat"], [" ran"], finish_reasons=["stop"])
 
 
 def test_without_an_end_token_nothing_can_end():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from scipy import stats
 
 from ..rewards import ImplicitReward
+from ..rewards.likelihood import check_lengths
 
 logger = logging.getLogger(__name__)
 
@@ -64,10 +65,11 @@ def reward_accuracy(
         [`RewardAccuracy`]: with ties alone an accuracy of 0.5 between 0 and 1.
 
     Raises:
-        ValueError: if there is no preference, or a row cannot be scored.
+        ValueError: if there is no preference, the lists differ in length, or a row cannot be scored.
     """
     if not prompts:
         raise ValueError("`prompts` is empty; an accuracy needs at least one preference.")
+    check_lengths(prompts=prompts, chosen=chosen, rejected=rejected)
     ends = ["stop"] * len(prompts)
     better, worse = (
         reward.score(prompts, completions, finish_reasons=ends, normalize=normalize, batch_size=batch_size)

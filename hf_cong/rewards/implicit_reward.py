@@ -1,20 +1,31 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """The reward that a pair implies."""
 
+import math
 import os
 
 import jinja2
 import torch
+from peft import PeftModel
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..compatibility import check_same_vocabulary, eos_token_ids
 from ..functional import implicit_reward
-from ..pair import ContrastivePairForCausalLM
+from ..pair.modeling_emulated_fine_tuning import load_pair
 from ..pair.modeling_stacks import load_tokenizer
 from ..prompts import completion_text, encode_prompt
 from .incremental_reward import IncrementalReward
-from .likelihood import Scorer, check_finite, check_rows, common_prefix, encode_completions, encode_prompts, row_logps
+from .likelihood import (
+    Scorer,
+    check_finite,
+    check_lengths,
+    check_rows,
+    common_prefix,
+    encode_completions,
+    encode_prompts,
+    row_logps,
+)
 
 
 class ImplicitReward:
@@ -23,8 +34,8 @@ class ImplicitReward:
 
     Args:
         policy (`PreTrainedModel`, `peft.PeftModel` or `str`):
-            The model after alignment. Without a reference: a pair, whose members are compared, or a LoRA adapter (an
-            object, a path or a Hub id), which makes a pair with its base. A LoRA pair scores in one forward.
+            The model after alignment. Without a reference: a pair, whose members are compared, or a LoRA adapter,
+            which makes a pair with its base; each an object, a path or a Hub id. A LoRA pair scores in one forward.
         reference (`PreTrainedModel`, *optional*):
             The model before alignment, of the same vocabulary.
         tokenizer (`PreTrainedTokenizerBase`):
@@ -39,8 +50,10 @@ class ImplicitReward:
             Variables for the chat template.
 
     Raises:
-        TypeError: if there is no reference and the policy is neither a pair nor an adapter.
-        ValueError: if the members' tokenizers differ, or are not at hand and their vocabularies differ in size.
+        TypeError: if there is no reference and the policy is neither a pair nor an adapter, or there is one and either
+            is no loaded model.
+        ValueError: if both are one model, the members' tokenizers differ, or those are not at hand and the
+            vocabularies differ in size.
 
     Example:
 
@@ -59,7 +72,7 @@ class ImplicitReward:
 
     def __init__(
         self,
-        policy: "PreTrainedModel | peft.PeftModel | str | os.PathLike",  # noqa: F821
+        policy: PreTrainedModel | PeftModel | str | os.PathLike,
         reference: PreTrainedModel | None,
         tokenizer: PreTrainedTokenizerBase,
         *,
@@ -71,9 +84,7 @@ class ImplicitReward:
             _check_members(policy, reference)
             self.scorers = (Scorer(policy), Scorer(reference))
         else:
-            if not isinstance(policy, ContrastivePairForCausalLM):
-                policy = ContrastivePairForCausalLM.from_pair(policy)
-            self.scorers = (Scorer(policy, members=True),)
+            self.scorers = (Scorer(load_pair(policy), members=True),)
         self.tokenizer, self.beta = tokenizer, beta
         self.eos_token_id, self.chat_template_kwargs = eos_token_id, chat_template_kwargs
 
@@ -116,10 +127,14 @@ class ImplicitReward:
 
         Source: the length penalty is that of [DICE](https://huggingface.co/papers/2406.09760).
         """
-        if normalize not in (None, "tokens") and not isinstance(normalize, int | float):
-            raise ValueError(f'`normalize` must be None, "tokens" or a number, got {normalize!r}.')
+        penalty = isinstance(normalize, int | float) and not isinstance(normalize, bool)
+        if normalize not in (None, "tokens") and not (penalty and math.isfinite(normalize)):
+            raise ValueError(f'`normalize` must be None, "tokens" or a finite number, got {normalize!r}.')
         if per_token and normalize is not None:
             raise ValueError(f"`normalize={normalize!r}` is of sums; with `per_token=True` leave it out.")
+        check_lengths(prompts=prompts, completions=completions)
+        if finish_reasons is not None:
+            check_lengths(prompts=prompts, finish_reasons=finish_reasons)
         prompt_ids = encode_prompts(self.tokenizer, prompts, self.chat_template_kwargs)
         ids = encode_completions(self.tokenizer, prompts, prompt_ids, completions)
         rows = list(zip(prompt_ids, ids, strict=True))
@@ -165,7 +180,7 @@ class ImplicitReward:
         The token that ends a completion of this prompt.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if there is none, or the models do not have it.
         """
         end = self.eos_token_id
         if end is None and not isinstance(prompt, str) and isinstance(prompt[0], dict):
@@ -177,6 +192,9 @@ class ImplicitReward:
                 "A finished completion is given the reward of its end-of-sequence token, and `tokenizer` has none. "
                 "Pass `eos_token_id`."
             )
+        most = min(scorer.vocab_size for scorer in self.scorers)
+        if end >= most:
+            raise ValueError(f"The end-of-sequence token is {end}, and the models have {most}. Pass `eos_token_id`.")
         return end
 
     def _turn_end(self, prompt: list[dict]) -> int | None:
@@ -197,7 +215,19 @@ class ImplicitReward:
 
 
 def _check_members(policy: PreTrainedModel, reference: PreTrainedModel):
-    """Refuses two models whose tokens have different ids: by their tokenizers, or by width where those are unknown."""
+    """Refuses one model twice, and two whose tokens have different ids: by their tokenizers, or else by width."""
+    for role, model in (("policy", policy), ("reference", reference)):
+        if not isinstance(model, torch.nn.Module):
+            raise TypeError(
+                f"`{role}` must be a loaded model, got {repr(model)[:80]}. Load it: "
+                "`AutoModelForCausalLM.from_pretrained(...)`."
+            )
+    bases = [model.get_base_model() if isinstance(model, PeftModel) else model for model in (policy, reference)]
+    if bases[0] is bases[1]:
+        raise ValueError(
+            "`policy` and `reference` are one model, whose reward is 0. PEFT adapts the very model that it is given: "
+            "pass the PeftModel with `reference=None`, which compares it with its base."
+        )
     tokenizers = [load_tokenizer(model.name_or_path) for model in (policy, reference)]
     if None not in tokenizers:
         check_same_vocabulary(*tokenizers)

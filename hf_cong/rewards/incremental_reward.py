@@ -24,7 +24,15 @@ from transformers import DynamicCache
 
 from ..compatibility import check_decoder_model
 from ..functional import implicit_reward, token_logps
-from .likelihood import Scorer, check_finite, check_rows, common_prefix, encode_completions, encode_prompts
+from .likelihood import (
+    Scorer,
+    check_finite,
+    check_lengths,
+    check_rows,
+    common_prefix,
+    encode_completions,
+    encode_prompts,
+)
 
 if TYPE_CHECKING:
     from .implicit_reward import ImplicitReward
@@ -101,6 +109,7 @@ class IncrementalReward:
             ValueError: if the lists differ in length, a parent does not exist, a row is longer than a member's
                 context, or a reward is not a finite number. Nothing has changed then.
         """
+        check_lengths(parents=parents, completions=completions, finished=finished)
         for index, parent in enumerate(parents):
             if not 0 <= parent < len(self._rows):
                 raise ValueError(f"`parents[{index}]` is {parent}, and the last call had {len(self._rows)} rows.")

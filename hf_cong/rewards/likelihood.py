@@ -78,6 +78,8 @@ def encode_prompts(
     chat_template_kwargs: dict | None,
 ) -> list[list[int]]:
     """The ids of prompts, which may be ids already."""
+    if isinstance(prompts, str):  # its characters would be prompts
+        raise TypeError(f"`prompts` must be a list, got the string {prompts[:80]!r}. Pass `[prompt]`.")
     return [
         list(prompt)
         if prompt and isinstance(prompt[0], int)
@@ -107,6 +109,14 @@ def encode_completions(
     for index, row in zip(alone, _encode(tokenizer, texts, add_special_tokens=False), strict=True):
         ids[index] = row
     return ids
+
+
+def check_lengths(**lists: list):
+    """Refuses lists, given by name, that do not have as many rows."""
+    lengths = {name: len(rows) for name, rows in lists.items()}
+    if len(set(lengths.values())) > 1:
+        found = ", ".join(f"{length} `{name}`" for name, length in lengths.items())
+        raise ValueError(f"Got {found}; every row needs one of each. Pass lists of one length.")
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], **options) -> list[list[int]]:
@@ -207,6 +217,7 @@ def completion_logps(
         ValueError: if the lists differ in length, or a row is longer than the model's context (of a pair the shorter)
             or holds a token that the model does not have.
     """
+    check_lengths(prompts=prompts, completions=completions)
     scorer = Scorer(model)
     prompt_ids = encode_prompts(tokenizer, prompts, chat_template_kwargs)
     ids = encode_completions(tokenizer, prompts, prompt_ids, completions)
