@@ -34,7 +34,8 @@ BASE, WEAK_PRE, WEAK_POST = "base", "weak model, before alignment", "weak model,
 CD = "contrastive decoding of the pair, α = 0.4"
 BEST_OF = {f"best of {n}": n for n in (4, 8, 16)}
 CBS = {f"search (W, K, L) = {shape}": shape for shape in ((4, 4, 5), (2, 4, 10))}
-EFT = {f"EFT, β = {beta:g}": beta for beta in (0.5, 1.0, 2.0, 4.0)}
+# β = 0 is the base on its own plausible set: what the constraint alone does.
+EFT = {f"EFT, β = {beta:g}": beta for beta in (0.0, 0.5, 1.0, 2.0, 4.0)}
 METHODS = (BASE, WEAK_PRE, WEAK_POST, CD, *BEST_OF, *CBS, *EFT)
 GUIDED = ("search (W, K, L) = (4, 4, 5)", "EFT, β = 1")  # what the worse pairs guide
 

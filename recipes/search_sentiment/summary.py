@@ -21,6 +21,8 @@ METRICS = ("gold", "kl", "nll", "implicit", "tokens")
 COMPARISONS = (
     *((method, BASE) for method in METHODS if method != BASE),
     ("search (W, K, L) = (4, 4, 5)", "best of 16"),
+    ("search (W, K, L) = (2, 4, 10)", "best of 8"),
+    ("EFT, β = 1", "EFT, β = 0"),
     ("EFT, β = 1", "search (W, K, L) = (4, 4, 5)"),
     ("EFT, β = 2", "search (W, K, L) = (4, 4, 5)"),
     ("EFT, β = 2", WEAK_POST),
@@ -30,9 +32,9 @@ FAMILIES = {
     "base": (BASE,),
     "weak model, before (open) and after alignment": (WEAK_PRE, WEAK_POST),
     "contrastive decoding of the pair, α = 0.4": (CD,),
-    "best of 4, 8, 16": tuple(BEST_OF),
-    "search (W, K, L) = (2, 4, 10), (4, 4, 5)": tuple(reversed(CBS)),
-    "EFT, β = 0.5, 1, 2, 4": tuple(EFT),
+    "best of 4 (open), 8, 16": tuple(BEST_OF),
+    "search (W, K, L) = (2, 4, 10) (open), (4, 4, 5)": tuple(reversed(CBS)),
+    "EFT, β = 0 (open), 0.5, 1, 2, 4": tuple(EFT),
 }
 
 
@@ -61,10 +63,11 @@ def summarise(records: list[dict], checks: dict[str, dict]) -> dict:
     for method in METHODS:
         rows = groups[FULL, method]
         methods[method] = {
-            **{metric: interval(_means(rows, metric, "prompt_id"))._asdict() for metric in METRICS},
+            **{metric: _over_prompts(rows, metric) for metric in METRICS},
             "gold_by_seed": _means(rows, "gold", "seed"),
             "kl_method": rows[0]["kl_method"],
             "finished": fmean(row["finish_reason"] == "stop" for row in rows),
+            "too_short": fmean(row["gold"] == 0 for row in rows),
             "distinct_2": fmean(
                 distinct_n([row["completion"] for row in rows if row["seed"] == seed], 2) for seed in seeds
             ),
@@ -73,25 +76,23 @@ def summarise(records: list[dict], checks: dict[str, dict]) -> dict:
         {"method": method, "baseline": baseline, **_difference(groups[FULL, method], groups[FULL, baseline])}
         for method, baseline in COMPARISONS
     ]
+    # Worse pairs guide the first seed only.
+    first = {name: [row for row in rows if row["seed"] == seeds[0]] for name, rows in groups.items()}
     robustness = [
         {
             "pair": pair,
             "accuracy": checks[pair],
-            "methods": {
-                method: {
-                    "gold": interval(_means(groups[pair, method], "gold", "prompt_id"))._asdict(),
-                    **{f"minus_base_{name}": value for name, value in _minus_base(groups, pair, method).items()},
-                }
-                for method in GUIDED
-            },
+            "gold": {method: _over_prompts(first[pair, method], "gold") for method in GUIDED},
+            "minus_base": {method: _difference(first[pair, method], first[FULL, BASE])["gold"] for method in GUIDED},
         }
         for pair in PAIRS
     ]
-    return {"methods": methods, "differences": differences, "robustness": robustness}
+    base = _over_prompts(first[FULL, BASE], "gold")
+    return {"methods": methods, "differences": differences, "robustness": {"base": base, "pairs": robustness}}
 
 
-def _minus_base(groups: dict, pair: str, method: str) -> dict:
-    return _difference(groups[pair, method], groups[FULL, BASE])
+def _over_prompts(rows: list[dict], metric: str) -> dict:
+    return interval(_means(rows, metric, "prompt_id"))._asdict()
 
 
 def _difference(ours: list[dict], theirs: list[dict]) -> dict:
@@ -122,6 +123,7 @@ def tables(results: dict, *, markdown: bool = False) -> str:
             "implicit reward": f"{Interval(**row['implicit']):.1f}",
             "tokens": f"{row['tokens']['mean']:.0f}",
             "finished": f"{row['finished']:.2f}",
+            "too short": f"{row['too_short']:.2f}",
             "distinct-2": f"{row['distinct_2']:.2f}",
         }
         for method, row in results["methods"].items()
@@ -138,12 +140,9 @@ def tables(results: dict, *, markdown: bool = False) -> str:
         {
             "pair": row["pair"],
             "reward accuracy": f"{_accuracy(row):.2f}",
-            **{
-                f"{method}, minus base": f"{Interval(**row['methods'][method]['minus_base_gold']):+.3f}"
-                for method in GUIDED
-            },
+            **{f"{method}, minus base": f"{Interval(**row['minus_base'][method]):.3f}" for method in GUIDED},
         }
-        for row in results["robustness"]
+        for row in results["robustness"]["pairs"]
     ]
     return "\n\n".join(render_table(rows, markdown=markdown) for rows in (methods, differences, robustness))
 
@@ -202,8 +201,8 @@ def draw_robustness(results: dict, path: Path, title: str) -> None:
     axes = figure.subplots()
     figure.suptitle(title, fontsize=12)
     for number, method in enumerate(GUIDED):
-        for place, row in enumerate(results["robustness"]):
-            x, y = _accuracy(row), Interval(**row["methods"][method]["gold"])
+        for place, row in enumerate(results["robustness"]["pairs"]):
+            x, y = _accuracy(row), Interval(**row["gold"][method])
             axes.errorbar(
                 x.mean,
                 y.mean,
@@ -214,7 +213,7 @@ def draw_robustness(results: dict, path: Path, title: str) -> None:
                 elinewidth=1,
                 markersize=8,
             )
-    base = Interval(**results["methods"][BASE]["gold"])
+    base = Interval(**results["robustness"]["base"])
     axes.axhspan(base.low, base.high, color="#DDDDDD", zorder=0)
     handles = [axes.axhline(base.mean, color="black", linestyle="--", linewidth=1.2, label="base, no guidance")]
     handles.append(axes.axvline(0.5, color="black", linestyle=":", linewidth=1.2, label="accuracy of chance"))
@@ -223,7 +222,7 @@ def draw_robustness(results: dict, path: Path, title: str) -> None:
     ]
     handles += [
         axes.plot([], [], MARKERS[place], color="#8C8C8C", markersize=8, label=row["pair"])[0]
-        for place, row in enumerate(results["robustness"])
+        for place, row in enumerate(results["robustness"]["pairs"])
     ]
     _style(axes, "accuracy of the pair's implicit reward on held-out preferences")
     axes.set_ylabel("gold reward, from 0 to 1")

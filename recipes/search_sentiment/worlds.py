@@ -22,7 +22,11 @@ MAX_NEW_TOKENS = {STORIES: 96, REVIEWS: reviews.MAX_NEW_TOKENS}
 HELD_OUT_STORIES = 300
 
 FULL, SWAPPED = "the pair as it is", "policy and reference swapped"
-FLIPPED = {"a quarter of the labels flipped": 0.25, "half of the labels flipped": 0.5}
+FLIPPED = {
+    "a quarter of the labels flipped": 0.25,
+    "half of the labels flipped": 0.5,
+    "three quarters of the labels flipped": 0.75,
+}
 SHORTENED = {"half of the steps": 1 / 2, "a quarter of the steps": 1 / 4, "an eighth of the steps": 1 / 8}
 WORSE = (*SHORTENED, *FLIPPED)  # that are trained
 PAIRS = (FULL, *WORSE, SWAPPED)
