@@ -476,6 +476,8 @@ def test_best_of_none():
 def test_other_rewards_and_models():
     with pytest.raises(TypeError, match="`reward` must be an ImplicitReward, got function"):
         weak_to_strong_search(make_base("llama"), TOKENIZER, PROMPTS, lambda *_: 0.0)
+    with pytest.raises(TypeError, match="`reward` must be an ImplicitReward, got function"):
+        make_base("llama").generate(**inputs(), **GENERATE, reward=lambda *_: 0.0)
     with pytest.raises(TypeError, match="`model` is 'gpt2' .* must be a loaded model, or the URL of a server"):
         weak_to_strong_search("gpt2", TOKENIZER, PROMPTS, make_reward("llama"))
     with pytest.raises(TypeError, match="`tokenizer` is None"):
@@ -617,6 +619,7 @@ def test_generate_needs_the_tokenizer_of_another_vocabulary():
         ({"max_time": 3.0}, "cannot follow MaxTimeCriteria"),
         ({"watermarking_config": WATERMARK}, "cannot follow SynthIDTextWatermarkLogitsProcessor"),
         ({"beam_width": 0}, "`beam_width` must be at least 1"),
+        ({"prompts": ["the cat"]}, "Got 4 `input_ids`, 1 `prompts`"),
     ],
     ids=str,
 )

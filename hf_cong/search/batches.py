@@ -78,6 +78,12 @@ class SearchSettings:
         )
 
 
+def check_reward(reward: object):
+    """Raises `TypeError` for anything but an [`ImplicitReward`]."""
+    if not isinstance(reward, ImplicitReward):
+        raise TypeError(f"`reward` must be an ImplicitReward, got {type(reward).__name__}.")
+
+
 def search_batches(
     sampler: Sampler,
     reward: ImplicitReward,

@@ -22,7 +22,8 @@ from transformers.utils import ModelOutput
 
 from ..compatibility import check_head_widths
 from ..rewards import ImplicitReward
-from .batches import SearchSettings, search_batches
+from ..rewards.likelihood import check_lengths
+from .batches import SearchSettings, check_reward, search_batches
 from .beam import Hypothesis, SearchResult
 from .samplers import ModelSampler
 
@@ -98,6 +99,7 @@ def chunk_beam_search(
         `return_dict_in_generate=True`.
 
     Raises:
+        TypeError: if `reward` or a setting is of another type.
         ValueError: if `generate` was asked for what a search has no place for (beams, several sequences, other
             stopping criteria, inputs that are no ids), and as [`weak_to_strong_search`] does.
 
@@ -111,6 +113,9 @@ def chunk_beam_search(
     ```
     """
     _check_asked(logits_processor, stopping_criteria, generation_config, model_kwargs)
+    check_reward(reward)
+    if prompts is not None:
+        check_lengths(input_ids=input_ids, prompts=prompts)
     tokenizer = processing_class or _common_tokenizer(model, reward)
     width = input_ids.shape[1]
     settings = SearchSettings(

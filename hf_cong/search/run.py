@@ -19,7 +19,7 @@ from ..evaluation.reward_accuracy import reward_accuracy
 from ..journal import Journal, check_identity, check_manifest, read_manifest, replacing, write_manifest
 from ..prompts import read_prompts, read_rows
 from ..rewards import ImplicitReward
-from .batches import SearchSettings, search_batches
+from .batches import SearchSettings, check_reward, search_batches
 from .report import plot_search, render_search, summarise
 from .samplers import Sampler
 from .search import as_sampler
@@ -209,8 +209,7 @@ def _model_identity(model, tokenizer: PreTrainedTokenizerBase | None, settings: 
 def _reward_identity(reward: ImplicitReward | Callable) -> dict:
     if _is_function(reward):
         raise ValueError("`reward` is a function, so it takes `reward_id` to tell runs apart: name its weights.")
-    if not isinstance(reward, ImplicitReward):
-        raise TypeError(f"`reward` must be an ImplicitReward, got {type(reward).__name__}.")
+    check_reward(reward)
     return {
         "members": [TransformersEngine(scorer.model).describe()["identity"] for scorer in reward.scorers],
         "tokenizer": tokenizer_identity(reward.tokenizer),

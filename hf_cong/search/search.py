@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..engines import TransformersEngine
 from ..prompts import read_prompts
 from ..rewards import ImplicitReward
-from .batches import SearchSettings, search_batches
+from .batches import SearchSettings, check_reward, search_batches
 from .beam import SearchResult
 from .samplers import ModelSampler, Sampler
 
@@ -116,8 +116,7 @@ def weak_to_strong_search(
         stop_strings=stop_strings or (),
         seed=seed,
     )
-    if not isinstance(reward, ImplicitReward):
-        raise TypeError(f"`reward` must be an ImplicitReward, got {type(reward).__name__}.")
+    check_reward(reward)
     if isinstance(prompts, str):  # to `read_prompts` it would be the name of a file
         raise TypeError(f"`prompts` must be a list, got the string {prompts[:80]!r}. Pass `[prompt]`.")
     rows, _ = read_prompts(prompts)
