@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/hf-cong demo --output_dir runs/demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
