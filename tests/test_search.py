@@ -22,7 +22,13 @@ from transformers import (
 )
 from transformers.modeling_outputs import CausalLMOutputWithPast
 
-from hf_cong import ImplicitReward, best_of_n, chunk_beam_search, weak_to_strong_search
+from hf_cong import (
+    EmulatedFineTuningLogitsProcessor,
+    ImplicitReward,
+    best_of_n,
+    chunk_beam_search,
+    weak_to_strong_search,
+)
 from hf_cong.prompts import prompt_id
 from hf_cong.sampling import row_seed
 from hf_cong.search.beam import Beam, kl_bound
@@ -519,6 +525,7 @@ GENERATE = {
     "top_p": 0.95,
     "custom_generate": chunk_beam_search,
 }
+STEER = EmulatedFineTuningLogitsProcessor(*tiny_pair("llama", vocab_size=len(TOKENIZER)))
 WATERMARK = SynthIDTextWatermarkingConfig(keys=[1, 2, 3], ngram_len=3)
 
 
@@ -617,7 +624,8 @@ def test_generate_needs_the_tokenizer_of_another_vocabulary():
         ({"num_return_sequences": 2}, "`num_return_sequences` is 2"),
         ({"do_sample": False}, "all 16 rows"),
         ({"max_time": 3.0}, "cannot follow MaxTimeCriteria"),
-        ({"watermarking_config": WATERMARK}, "cannot follow SynthIDTextWatermarkLogitsProcessor"),
+        ({"watermarking_config": WATERMARK}, "SynthIDTextWatermarkLogitsProcessor must see the same rows"),
+        ({"logits_processor": [STEER]}, "EmulatedFineTuningLogitsProcessor must see .* made by `from_pair`"),
         ({"beam_width": 0}, "`beam_width` must be at least 1"),
         ({"prompts": ["the cat"]}, "Got 4 `input_ids`, 1 `prompts`"),
     ],

@@ -21,6 +21,7 @@ from transformers import (
 from transformers.utils import ModelOutput
 
 from ..compatibility import check_head_widths
+from ..logits_process import ContrastiveLogitsProcessor, EmulatedFineTuningLogitsProcessor
 from ..rewards import ImplicitReward
 from ..rewards.likelihood import check_lengths
 from .batches import SearchSettings, check_reward, search_batches
@@ -31,7 +32,9 @@ from .samplers import ModelSampler
 _OWN_INPUTS = {"attention_mask", "position_ids", "past_key_values", "use_cache", "logits_to_keep"}
 # They know rows by their place in the batch, which a search changes.
 _BY_ROW = (
-    PrefixConstrainedLogitsProcessor
+    ContrastiveLogitsProcessor
+    | EmulatedFineTuningLogitsProcessor
+    | PrefixConstrainedLogitsProcessor
     | SynthIDTextWatermarkLogitsProcessor
     | UnbatchedClassifierFreeGuidanceLogitsProcessor
 )
@@ -101,7 +104,7 @@ def chunk_beam_search(
     Raises:
         TypeError: if `reward` or a setting is of another type.
         ValueError: if `generate` was asked for what a search has no place for (beams, several sequences, other
-            stopping criteria, inputs that are no ids), and as [`weak_to_strong_search`] does.
+            stopping criteria, processors that know rows by their place, inputs that are no ids), and as [`weak_to_strong_search`] does.
 
     Example:
 
@@ -194,11 +197,16 @@ def _check_asked(
             )
     own = MaxLengthCriteria | EosTokenCriteria
     others = [type(each).__name__ for each in stopping_criteria if not isinstance(each, own)]
-    others += [type(each).__name__ for each in logits_processor if isinstance(each, _BY_ROW)]
     if others:
         raise ValueError(
             f"`chunk_beam_search` cannot follow {', '.join(others)}. Limit `max_new_tokens`, or pass `stop_strings` "
             "to `generate` itself."
+        )
+    by_row = [type(each).__name__ for each in logits_processor if isinstance(each, _BY_ROW)]
+    if by_row:
+        raise ValueError(
+            f"{', '.join(by_row)} must see the same rows at every step, and `chunk_beam_search` changes them. Leave "
+            "it out; contrast and emulated fine-tuning are searched as one model, made by `from_pair`."
         )
     inputs = sorted(name for name, value in model_kwargs.items() if name not in _OWN_INPUTS and value is not None)
     if inputs:
