@@ -16,6 +16,7 @@ SOFT_FLOOR = 1e4
 
 def check_alpha(alpha: float, plausibility_threshold: float) -> None:
     """Raises `ValueError` unless `alpha` lies in [0, 1] and `plausibility_threshold` in [0, 1)."""
+    _check_number("alpha", alpha)
     if not 0 <= alpha <= 1:
         raise ValueError(
             f"`alpha` must lie in [0, 1], got {alpha!r}. It is the weight kept on the policy: 1 is the policy itself, "
@@ -26,6 +27,7 @@ def check_alpha(alpha: float, plausibility_threshold: float) -> None:
 
 def check_beta(beta: float, plausibility_threshold: float) -> None:
     """Raises `ValueError` unless `beta` is finite and at least 0, and `plausibility_threshold` lies in [0, 1)."""
+    _check_number("beta", beta)
     if not 0 <= beta < math.inf:
         raise ValueError(
             f"`beta` must be a finite number of at least 0, got {beta!r}. It is the weight of the pair: 0 is the base "
@@ -35,11 +37,17 @@ def check_beta(beta: float, plausibility_threshold: float) -> None:
 
 
 def _check_threshold(plausibility_threshold: float) -> None:
+    _check_number("plausibility_threshold", plausibility_threshold)
     if not 0 <= plausibility_threshold < 1:
         raise ValueError(
             f"`plausibility_threshold` must lie in [0, 1), got {plausibility_threshold!r}. 0 keeps every token, 0.1 "
             "is the usual value."
         )
+
+
+def _check_number(name: str, value: float) -> None:
+    if not isinstance(value, int | float):
+        raise TypeError(f"`{name}` must be an int or a float, got {value!r:.80}. Pass the number itself, unquoted.")
 
 
 def plausibility_mask(policy_logits: Tensor, plausibility_threshold: float = 0.1) -> Tensor:

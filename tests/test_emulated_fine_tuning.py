@@ -184,6 +184,21 @@ def test_settings_out_of_range(settings, message):
             make()
 
 
+@pytest.mark.parametrize("value", ["2", None, [1.0]])
+def test_a_setting_that_is_no_number_is_named(tmp_path, value):
+    """As it arrives from JSON: a configuration edited by hand, `--hf-overrides`."""
+    EmulatedFineTuningForCausalLM.from_pair(tiny_base("llama"), *tiny_pair("llama")).save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for name in ("beta", "plausibility_threshold"):
+        (tmp_path / "config.json").write_text(json.dumps({**config, name: value}))
+        with pytest.raises(TypeError, match=f"`{name}` must be an int or a float, got "):
+            AutoModelForCausalLM.from_pretrained(tmp_path)
+    with pytest.raises(TypeError, match="`alpha` must be an int or a float, got "):
+        contrastive_scores(*three()[:2], alpha=value)
+    (tmp_path / "config.json").write_text(json.dumps({**config, "beta": 2}))  # the control
+    assert AutoModelForCausalLM.from_pretrained(tmp_path).config.beta == 2
+
+
 def test_shapes_and_rows_that_are_refused():
     base, policy, reference = three()
     with pytest.raises(ValueError, match=r"`base_logits` and `reference_logits` must .* \(50, 40\) and \(3, 40\)"):
