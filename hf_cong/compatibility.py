@@ -85,8 +85,7 @@ def check_decoder_only(config: PreTrainedConfig, role: str):
 
     Raises:
         ValueError: for an encoder-decoder, for layers with a recurrent state (Mamba, RWKV, linear attention), for
-        layers
-            that share or vary the shape of their keys and values, and for a model that keeps none.
+            layers that share or vary the shape of their keys and values, and for a model that keeps none.
     """
     if config.is_encoder_decoder:
         raise ValueError(

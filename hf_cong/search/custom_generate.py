@@ -104,7 +104,8 @@ def chunk_beam_search(
     Raises:
         TypeError: if `reward` or a setting is of another type.
         ValueError: if `generate` was asked for what a search has no place for (beams, several sequences, other
-            stopping criteria, processors that know rows by their place, inputs that are no ids), and as [`weak_to_strong_search`] does.
+            stopping criteria, processors that know rows by their place, inputs that are no ids), if the model has
+            another vocabulary and comes without its tokenizer, and as [`weak_to_strong_search`] does.
 
     Example:
 
