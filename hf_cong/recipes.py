@@ -52,8 +52,8 @@ class GenerateArguments:
         alpha (`float`, *optional*): Weight kept on the policy. Defaults to a saved pair's own, else to 0.4.
         beta (`float`, *optional*): Weight of the pair that steers a `base`. Defaults to a saved model's own, else to
             1.0.
-        plausibility_threshold (`float`, *optional*): τ of the plausible set. Defaults to a saved pair's own, else to
-            0.1.
+        plausibility_threshold (`float`, *optional*): τ of the plausible set. Defaults to a saved model's own, else to
+            0.1; with a `base` to 0.1, whatever the pair's own.
         dtype (`str`, *optional*): Dtype of the weights: `"auto"` (the default), `"bfloat16"`, `"float16"` or
             `"float32"`.
         seed (`int`, *optional*, defaults to `0`): Seed; each prompt has its own stream.

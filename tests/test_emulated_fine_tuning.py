@@ -12,6 +12,7 @@ import torch
 import transformers
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers.generation import stopping_criteria
 
 from hf_cong import (
     ContrastiveLoraPairConfig,
@@ -468,10 +469,17 @@ def test_an_adapter_on_all_of_it_leaves_settings_and_members_part_of_a_run():
     assert before["identity"].keys() == after["identity"].keys()
 
 
-def test_the_shortest_context_counts():
-    pair = tiny_pair("llama", max_position_embeddings=99)
+def test_the_shortest_context_counts(monkeypatch):
+    pair = tiny_pair("llama", max_position_embeddings=24)
     model = EmulatedFineTuningForCausalLM.from_pair(tiny_base("llama"), *pair)
-    assert TransformersEngine(model).context_length == 99
+    assert TransformersEngine(model).context_length == 24
+    warnings = []
+    monkeypatch.setattr(stopping_criteria.logger, "warning_once", warnings.append)
+    greedy(model, 3)
+    greedy(model.base, 8)
+    assert not warnings
+    greedy(model, 8)
+    assert "has exceeded the model's predefined maximum length (24)" in warnings[0]
 
 
 def test_the_continuous_engine_writes_the_same(tmp_path):

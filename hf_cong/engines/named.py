@@ -44,7 +44,8 @@ def named_engine(
         base (`str`, *optional*): Path or Hub id of a large model, to be steered by the pair.
         alpha (`float`, *optional*): Weight kept on the policy of a pair. Defaults to a saved pair's own, else to 0.4.
         beta (`float`, *optional*): Weight of the pair that steers. Defaults to a saved model's own, else to 1.0.
-        plausibility_threshold (`float`, *optional*): τ. Defaults to the saved one, else to 0.1.
+        plausibility_threshold (`float`, *optional*): τ. Defaults to a saved model's own, else to 0.1; with a `base` to
+            0.1, whatever the pair's own.
         dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
 
     Returns:

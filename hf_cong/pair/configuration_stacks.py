@@ -58,6 +58,11 @@ class StacksConfig(PreTrainedConfig):
         return self.get_text_config().vocab_size
 
     @property
+    def max_position_embeddings(self) -> int:
+        """The shortest context of all; `generate` warns beyond it."""
+        return self.get_text_config().max_position_embeddings
+
+    @property
     def hidden_size(self) -> int:
         return self.get_text_config().hidden_size
 
