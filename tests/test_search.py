@@ -475,8 +475,9 @@ def test_bad_settings(kwargs, error, match):
 
 
 def test_best_of_none():
-    with pytest.raises(ValueError, match="at least 1, got 0"):
-        best_of_n(make_base("llama"), TOKENIZER, PROMPTS, make_reward("llama"), n=0)
+    for n in (0, 2.5, None):
+        with pytest.raises(ValueError, match=f"`n` must be a whole number of at least 1, got {n}"):
+            best_of_n(make_base("llama"), TOKENIZER, PROMPTS, make_reward("llama"), n=n)
 
 
 def test_other_rewards_and_models():

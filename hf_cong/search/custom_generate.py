@@ -84,7 +84,9 @@ def chunk_beam_search(
             The tokenizer of the model, needed where it is another. Not `tokenizer`, which `generate` keeps to itself.
         prompts (`list[str]` or `list[list[dict]]`, *optional*):
             The prompts as the reward is to read them. Defaults to their ids if the vocabulary is the same, else to
-            their text without special tokens, which for messages is not what the pair's chat template would write.
+            their text without special tokens, which for messages is not what the pair's chat template would write. Nor
+            do ids or text tell the token that closes a turn: if that is not the tokenizer's end-of-sequence token,
+            as Gemma's is not, make `reward` with `eos_token_id`.
         beam_width (`int`, *optional*, defaults to `4`):
             W, hypotheses kept after each chunk.
         successors_per_beam (`int`, *optional*, defaults to `4`):

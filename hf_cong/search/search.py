@@ -151,6 +151,8 @@ def best_of_n(
 
     The other arguments, the result and the errors are those of [`weak_to_strong_search`].
     """
+    if not isinstance(n, int) or n < 1:
+        raise ValueError(f"`n` must be a whole number of at least 1, got {repr(n)[:80]}.")
     return weak_to_strong_search(
         model,
         tokenizer,
