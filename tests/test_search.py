@@ -626,7 +626,7 @@ def test_generate_needs_the_tokenizer_of_another_vocabulary():
         ({"do_sample": False}, "all 16 rows"),
         ({"max_time": 3.0}, "cannot follow MaxTimeCriteria"),
         ({"watermarking_config": WATERMARK}, "SynthIDTextWatermarkLogitsProcessor must see the same rows"),
-        ({"logits_processor": [STEER]}, "EmulatedFineTuningLogitsProcessor must see .* made by `from_pair`"),
+        pytest.param({"logits_processor": [STEER]}, "Emulated.* must see .* made by `from_pair`", id="steer"),
         ({"beam_width": 0}, "`beam_width` must be at least 1"),
         ({"prompts": ["the cat"]}, "Got 4 `input_ids`, 1 `prompts`"),
     ],
