@@ -93,7 +93,7 @@ def test_ratios_follow_from_the_samples(finished):
         size, name = row["batch_size"], row["contestant"]
         ratios = [step(size, name, number) / step(size, "plain", number) for number in range(3)]
         assert row["ratio"] == pytest.approx([median(ratios), min(ratios), max(ratios)])
-        assert row["tokens_per_second"][0] == pytest.approx(size / median(step(size, name, i) for i in range(3)))
+        assert row["tokens_per_second"][0] == pytest.approx(median(size / step(size, name, i) for i in range(3)))
         assert (row["contrast_share"] is None) == (name != "pair")
 
 
@@ -179,7 +179,7 @@ def test_a_slow_contestant_is_seen_to_be_slow(prompts):
         return torch.zeros(len(prompts), new_tokens)
 
     def slow(prompts, new_tokens):
-        time.sleep(0.1 + 0.02 * new_tokens)
+        time.sleep(0.4 + 0.02 * new_tokens)
         return fast(prompts, new_tokens)
 
     both = [Contestant("plain", fast, (), "plain", "plain"), Contestant("slow", slow, (), "plain", "plain")]
@@ -189,10 +189,11 @@ def test_a_slow_contestant_is_seen_to_be_slow(prompts):
     checks = [{**facts, "contestant": one.name} for one in both]
     records = [{"batch_size": 3, "round": n, **s} for n, samples in enumerate(rounds) for s in samples]
     plain, late = summarise(checks + records, {"new_tokens": NEW, "rounds": 3})
-    assert plain["step"].median < 0.005
-    assert 0.0199 < late["step"].median < 0.04  # the 0.1 s of every call are not in a step
-    assert late["first_token"].median > 0.1199
-    assert 75 < late["tokens_per_second"].median < 151
+    # Wide bounds, for a machine that does other things too.
+    assert plain["step"].median < 0.01
+    assert 0.015 < late["step"].median < 0.05  # the 0.4 s of every call are not in a step, where they would be 0.1
+    assert late["first_token"].median > 0.4199
+    assert 60 < late["tokens_per_second"].median < 200
 
 
 def test_a_drifting_machine_does_not_move_the_ratios():
