@@ -22,7 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from .checkpoints import content_key, model_identity
 from .compatibility import check_decoder_only, check_same_vocabulary, eos_token_ids
 from .evaluation.fidelity import measure_fidelity
-from .evaluation.report import plot_ranks, render_table
+from .evaluation.plots import plot_ranks
+from .evaluation.report import render_table
 from .factors import EMBEDDINGS, Factors, energy_report, squared_norm, write_factors
 from .functional import check_alpha
 from .generation import generate_completions

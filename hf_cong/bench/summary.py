@@ -5,7 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from ..evaluation.report import plot_curves, render_table
+from ..evaluation.plots import plot_curves
+from ..evaluation.report import render_table
 
 
 class Spread(NamedTuple):

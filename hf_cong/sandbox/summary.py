@@ -6,16 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from ..evaluation.report import (
-    Interval,
-    mean_interval,
-    plot_front,
-    plot_scatter,
-    plot_stages,
-    plot_sweep,
-    render_table,
-    spearman,
-)
+from ..evaluation.plots import plot_front, plot_scatter, plot_stages, plot_sweep
+from ..evaluation.report import Interval, mean_interval, render_table, spearman
 from ..evaluation.text_metrics import distinct_n
 
 ALPHA = 0.4  # the paper's

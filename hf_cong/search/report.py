@@ -4,7 +4,8 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..evaluation.report import Interval, mean_interval, plot_bands, render_table
+from ..evaluation.plots import plot_bands
+from ..evaluation.report import Interval, mean_interval, render_table
 
 
 def summarise(records: Sequence[Mapping], settings: Mapping[str, Mapping], costs: Mapping[str, Mapping | None]):

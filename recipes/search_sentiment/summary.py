@@ -11,7 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from hf_cong.evaluation.report import COLOURS, MARKERS, Interval, render_table
+from hf_cong.evaluation.plots import COLOURS, MARKERS
+from hf_cong.evaluation.report import Interval, render_table
 from hf_cong.evaluation.text_metrics import distinct_n
 
 from .measure import BASE, BEST_OF, CBS, CD, EFT, EXACT, GUIDED, METHODS, WEAK_POST, WEAK_PRE

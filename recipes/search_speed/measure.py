@@ -22,7 +22,8 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 from hf_cong import ImplicitReward
 from hf_cong.bench.timing import hardware, timed
-from hf_cong.evaluation.report import COLOURS, MARKERS, render_table
+from hf_cong.evaluation.plots import COLOURS, MARKERS
+from hf_cong.evaluation.report import render_table
 from hf_cong.functional import token_logps
 from hf_cong.sampling import warpers
 from hf_cong.search.batches import SearchSettings
@@ -133,7 +134,7 @@ def measure(args: argparse.Namespace) -> dict:
 
     def search(tokens: int) -> list:
         return weak_to_strong_search(
-            base, tokenizer, prompts, reward, **shape, **SAMPLING, max_new_tokens=tokens, batch_size=args.prompts
+            base, tokenizer, prompts, reward, **shape, **SAMPLING, max_new_tokens=tokens, batch_size=args.batch_size
         )
 
     def original(tokens: int) -> None:
@@ -227,6 +228,7 @@ def main() -> None:
     parser.add_argument("--pair_hidden", type=int, default=192)
     parser.add_argument("--pair_layers", type=int, default=2)
     parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--batch_size", type=int, default=32, help="prompts that are searched together")
     parser.add_argument("--prompt_length", type=int, default=16)
     parser.add_argument("--tokens", type=int, nargs=2, default=[64, 256], help="for sampling, and for the original")
     parser.add_argument("--beam_width", type=int, default=4)

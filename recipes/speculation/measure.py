@@ -21,7 +21,8 @@ from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hf_cong import ContrastivePairForCausalLM
-from hf_cong.evaluation.report import COLOURS, MARKERS, render_table
+from hf_cong.evaluation.plots import COLOURS, MARKERS
+from hf_cong.evaluation.report import render_table
 from hf_cong.prompts import encode_prompt
 
 POLICY, SIBLING, LOOKUP = "policy", "sibling", "prompt lookup"
