@@ -22,8 +22,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 from .checkpoints import content_key, model_identity
 from .compatibility import check_decoder_only, check_same_vocabulary, eos_token_ids
 from .evaluation.fidelity import measure_fidelity
-from .evaluation.plots import plot_ranks
-from .evaluation.report import render_table
 from .factors import EMBEDDINGS, Factors, energy_report, squared_norm, write_factors
 from .functional import check_alpha
 from .generation import generate_completions
@@ -31,6 +29,8 @@ from .journal import Journal, read_manifest, replacing, write_manifest
 from .pair import ContrastiveLoraPairConfig, ContrastiveLoraPairForCausalLM, ContrastivePairForCausalLM
 from .pair.configuration_contrastive_lora_pair import TARGETS
 from .prompts import encode_prompt, read_prompts
+from .report.plots import plot_ranks
+from .report.tables import render_table
 from .weights import Weights, check_same_tensors
 
 logger = logging.getLogger(__name__)
@@ -207,7 +207,7 @@ def compress_pair(
 
 
 def report_table(report: dict, *, markdown: bool = False) -> str:
-    """The rows of a report of [`compress_pair`] as a table, as [`~evaluation.report.render_table`] draws them."""
+    """The rows of a report of [`compress_pair`] as a table, as [`~report.tables.render_table`] draws them."""
 
     def short(value: float | None) -> str | None:
         return None if value is None else f"{value:.2g}"

@@ -14,12 +14,14 @@ import hf_cong
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_cong"
 FLOORS = [
-    {"functional", "journal"},
+    {"functional", "journal", "report"},
     {"prompts", "compatibility", "checkpoints", "weights"},
     {"pair", "logits_process", "sampling", "factors"},
     {"engines", "rewards"},
-    {"generation", "preferences", "cong_config", "lending", "stages", "cong_trainer", "evaluation"},
-    {"sandbox", "bench", "compress", "search"},
+    {"generation", "preferences", "cong_config", "lending", "stages", "cong_trainer"},
+    {"search"},
+    {"evaluation"},
+    {"sandbox", "bench", "compress"},
     {"recipes", "cli"},
 ]
 # Within their floor, in this order: a later one may use an earlier one.

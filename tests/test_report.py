@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hf_cong.evaluation.plots import plot_bands, plot_curves, plot_front, plot_scatter, plot_stages, plot_sweep
-from hf_cong.evaluation.report import Interval, mean_interval, render_table, spearman
 from hf_cong.evaluation.text_metrics import distinct_n
+from hf_cong.report.plots import plot_bands, plot_curves, plot_front, plot_scatter, plot_stages, plot_sweep
+from hf_cong.report.statistics import Interval, mean_interval, spearman
+from hf_cong.report.tables import render_table
 
 
 def test_interval_matches_the_textbook():

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hf_cong import ImplicitReward
-from hf_cong.evaluation.reward_accuracy import reward_accuracy
+from hf_cong.rewards.reward_accuracy import reward_accuracy
 from tests.tiny import tiny_pair, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()

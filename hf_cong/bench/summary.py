@@ -5,8 +5,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from ..evaluation.plots import plot_curves
-from ..evaluation.report import render_table
+from ..report.plots import plot_curves
+from ..report.tables import render_table
 
 
 class Spread(NamedTuple):

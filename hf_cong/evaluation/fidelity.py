@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ..functional import contrastive_scores, implicit_reward, plausibility_mask, token_logps
-from .report import spearman
+from ..report.statistics import spearman
 
 Hook = Callable[[torch.nn.Module, tuple, Tensor], Tensor]
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from ..evaluation.plots import plot_front, plot_scatter, plot_stages, plot_sweep
-from ..evaluation.report import Interval, mean_interval, render_table, spearman
 from ..evaluation.text_metrics import distinct_n
+from ..report.plots import plot_front, plot_scatter, plot_stages, plot_sweep
+from ..report.statistics import Interval, mean_interval, spearman
+from ..report.tables import render_table
 
 ALPHA = 0.4  # the paper's
 ALPHAS = (0.3, ALPHA, 0.5, 0.7, 1.0)

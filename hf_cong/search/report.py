@@ -4,8 +4,9 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ..evaluation.plots import plot_bands
-from ..evaluation.report import Interval, mean_interval, render_table
+from ..report.plots import plot_bands
+from ..report.statistics import Interval, mean_interval
+from ..report.tables import render_table
 
 
 def summarise(records: Sequence[Mapping], settings: Mapping[str, Mapping], costs: Mapping[str, Mapping | None]):

@@ -15,10 +15,10 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints import content_key, tokenizer_identity
 from ..engines import TransformersEngine
-from ..evaluation.reward_accuracy import reward_accuracy
 from ..journal import Journal, check_identity, check_manifest, read_manifest, replacing, write_manifest
 from ..prompts import read_prompts, read_rows
 from ..rewards import ImplicitReward
+from ..rewards.reward_accuracy import reward_accuracy
 from .batches import SearchSettings, check_reward, search_batches
 from .report import plot_search, render_search, summarise
 from .samplers import Sampler

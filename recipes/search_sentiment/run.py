@@ -23,8 +23,8 @@ import trl
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from hf_cong import ImplicitReward
-from hf_cong.evaluation.reward_accuracy import reward_accuracy
 from hf_cong.journal import check_identity, replacing
+from hf_cong.rewards.reward_accuracy import reward_accuracy
 from hf_cong.sandbox.workers import run_jobs
 
 from . import reviews

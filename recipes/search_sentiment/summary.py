@@ -11,9 +11,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import stats
 
-from hf_cong.evaluation.plots import COLOURS, MARKERS
-from hf_cong.evaluation.report import Interval, render_table
 from hf_cong.evaluation.text_metrics import distinct_n
+from hf_cong.report.plots import COLOURS, MARKERS
+from hf_cong.report.statistics import Interval
+from hf_cong.report.tables import render_table
 
 from .measure import BASE, BEST_OF, CBS, CD, EFT, EXACT, GUIDED, METHODS, WEAK_POST, WEAK_PRE
 from .worlds import FULL, PAIRS

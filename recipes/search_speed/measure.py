@@ -22,9 +22,9 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 from hf_cong import ImplicitReward
 from hf_cong.bench.timing import hardware, timed
-from hf_cong.evaluation.plots import COLOURS, MARKERS
-from hf_cong.evaluation.report import render_table
 from hf_cong.functional import token_logps
+from hf_cong.report.plots import COLOURS, MARKERS
+from hf_cong.report.tables import render_table
 from hf_cong.sampling import warpers
 from hf_cong.search.batches import SearchSettings
 from hf_cong.search.samplers import Row

@@ -21,9 +21,9 @@ from matplotlib.figure import Figure
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hf_cong import ContrastivePairForCausalLM
-from hf_cong.evaluation.plots import COLOURS, MARKERS
-from hf_cong.evaluation.report import render_table
 from hf_cong.prompts import encode_prompt
+from hf_cong.report.plots import COLOURS, MARKERS
+from hf_cong.report.tables import render_table
 
 POLICY, SIBLING, LOOKUP = "policy", "sibling", "prompt lookup"
 GREEDY, SAMPLING = "greedy", "T = 0.8"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from scipy import stats
 
-from ..rewards import ImplicitReward
-from ..rewards.likelihood import check_lengths
+from .implicit_reward import ImplicitReward
+from .likelihood import check_lengths
 
 logger = logging.getLogger(__name__)
 
