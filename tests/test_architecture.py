@@ -15,9 +15,9 @@ ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_cong"
 FLOORS = [
     {"functional", "journal", "report"},
-    {"prompts", "compatibility", "checkpoints", "weights"},
+    {"prompts", "compatibility", "checkpoints", "weights", "in_place_cache"},
     {"pair", "logits_process", "sampling", "factors"},
-    {"engines", "rewards"},
+    {"engines", "rewards", "timing"},
     {"generation", "preferences", "cong_config", "lending", "stages", "cong_trainer"},
     {"search"},
     {"evaluation"},

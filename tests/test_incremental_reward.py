@@ -10,6 +10,7 @@ import torch
 import transformers
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
+from transformers.cache_utils import DynamicLayer
 
 from hf_cong import ContrastivePairForCausalLM, ImplicitReward
 from hf_cong.prompts import encode_prompt
@@ -174,7 +175,9 @@ def test_a_prompt_of_one_token_and_rows_that_feed_nothing(attention):
 def test_control_parents_in_the_wrong_order(monkeypatch):
     select = incremental_reward._select
     monkeypatch.setattr(
-        incremental_reward, "_select", lambda cache, rows, columns: select(cache, rows.flip(0), columns)
+        incremental_reward,
+        "_select",
+        lambda cache, rows, columns, room: select(cache, rows.flip(0), columns, room=room),
     )
     worst, _ = play(*members("models", "llama"))
     assert worst > 0.1
@@ -197,24 +200,22 @@ def test_control_rows_that_are_not_aligned(monkeypatch):
     logits = likelihood.Scorer.logits
     gap = 5
 
+    def change(cache, states_of):
+        for number, layer in enumerate(cache.layers):
+            cache.layers[number] = DynamicLayer()
+            cache.layers[number].update(states_of(layer.keys), states_of(layer.values))
+
     def with_a_gap(self, cache, **inputs):
         # Columns of zeros between what was kept and what is new, masked like any padding.
         width = cache.get_seq_length()
         if width:
-            for layer in cache.layers:
-                layer.keys, layer.values = (
-                    torch.nn.functional.pad(states, (0, 0, 0, gap)) for states in (layer.keys, layer.values)
-                )
+            change(cache, lambda states: torch.nn.functional.pad(states, (0, 0, 0, gap)))
             mask = inputs["attention_mask"]
             zeros = mask.new_zeros(len(mask), gap)
             inputs["attention_mask"] = torch.cat([mask[:, :width], zeros, mask[:, width:]], 1)
         result = logits(self, cache, **inputs)
         if width:
-            for layer in cache.layers:
-                layer.keys, layer.values = (
-                    torch.cat([states[:, :, :width], states[:, :, width + gap :]], 2)
-                    for states in (layer.keys, layer.values)
-                )
+            change(cache, lambda states: torch.cat([states[:, :, :width], states[:, :, width + gap :]], 2))
         return result
 
     monkeypatch.setattr(likelihood.Scorer, "logits", with_a_gap)

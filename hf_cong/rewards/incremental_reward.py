@@ -12,7 +12,6 @@ next call gathers what it keeps.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
@@ -24,6 +23,7 @@ from transformers import DynamicCache
 
 from ..compatibility import check_decoder_model
 from ..functional import implicit_reward, token_logps
+from ..in_place_cache import InPlaceLayer
 from .likelihood import (
     Scorer,
     check_finite,
@@ -207,7 +207,7 @@ def _run(scorer: Scorer, cache: DynamicCache, layout: _Layout) -> tuple[DynamicC
     most_tokens = scorer.most_tokens // most_rows
     logps, caches = torch.zeros(len(scorer.members), batch, new), []
     for rows in (slice(first, first + most_rows) for first in range(0, batch, most_rows)):
-        caches.append(_select(cache, parents[rows], sources[rows]))
+        caches.append(_select(cache, parents[rows], sources[rows], room=new))
         for first in range(0, new, most_tokens):
             last = min(first + most_tokens, new)
             members = scorer.logits(
@@ -224,14 +224,14 @@ def _run(scorer: Scorer, cache: DynamicCache, layout: _Layout) -> tuple[DynamicC
     return _join(caches), logps
 
 
-def _select(cache: DynamicCache, rows: Tensor, columns: Tensor) -> DynamicCache:
-    """A cache whose row b holds `columns[b]` of row `rows[b]`."""
+def _select(cache: DynamicCache, rows: Tensor, columns: Tensor, *, room: int) -> DynamicCache:
+    """A cache whose row b holds `columns[b]` of row `rows[b]`, with room for more tokens."""
     # No configuration: every layer keeps all tokens, since what a sliding-window layer drops may be needed again.
-    selected = DynamicCache()
+    selected, spares = DynamicCache(), {}
+    with_room = torch.nn.functional.pad(columns, (0, room))  # what they hold is overwritten
     for layer in cache.layers:
-        layer = copy.copy(layer)
-        layer.keys, layer.values = (_gather(states, rows, columns) for states in (layer.keys, layer.values))
-        selected.layers.append(layer)
+        memory = (_gather(states, rows, with_room) for states in (layer.keys, layer.values))
+        selected.layers.append(InPlaceLayer(*memory, columns.shape[1], spares))
     return selected
 
 

@@ -21,6 +21,7 @@ from transformers.generation import GenerateDecoderOnlyOutput
 
 from ..compatibility import context_length
 from ..engines.transformers_engine import decoding_with
+from ..in_place_cache import write_in_place
 from ..prompts import completion_texts, encode_prompt
 from ..sampling import draw, uniforms
 
@@ -178,6 +179,7 @@ class ModelSampler(Sampler):
         if self._width > 1:
             # All but the last token, which the first step of every row reads.
             self._cache = self._generate(self._ids[:, :-1], self._mask[:, :-1], 1).past_key_values
+            write_in_place(self._cache, self._width + max_new_tokens)
 
     def extend(self, rows: list[Row], length: int) -> list[Continuation]:
         parents = torch.tensor([row.parent for row in rows], device=self.model.device)
