@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_cong import ImplicitReward
-from hf_cong.bench.timing import hardware, timed
+from hf_cong.timing import hardware, timed
 from hf_cong.functional import token_logps
 from hf_cong.report.plots import COLOURS, MARKERS
 from hf_cong.report.tables import render_table
@@ -200,9 +200,10 @@ def draw(results: dict, args: argparse.Namespace, path: Path) -> None:
         for tokens in args.tokens
         for name, seconds in results[f"seconds at {tokens} tokens"].items()
     ]
-    bars.barh([name for name, _ in named], [seconds for _, seconds in named], color=COLOURS[0])
+    drawn = bars.barh([name for name, _ in named], [seconds for _, seconds in named], color=COLOURS[0])
+    bars.bar_label(drawn, fmt="%.0f", padding=4)
+    bars.margins(x=0.12)
     bars.invert_yaxis()
-    bars.set_xscale("log")
     bars.set_xlabel(f"seconds, {args.prompts} prompts")
     for number, (name, seconds) in enumerate(results["scoring seconds by length"].items()):
         lines.plot(list(seconds), list(seconds.values()), marker=MARKERS[number], color=COLOURS[number], label=name)
