@@ -1,0 +1,153 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""The measures of a sweep: by the pair, by another model, by judges; batch by batch, journaled, joined by prompt."""
+
+import functools
+import math
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import datasets
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ..journal import Journal
+from ..pair import ContrastivePairForCausalLM
+from ..rewards import ImplicitReward
+from ..rewards.likelihood import completion_logps
+from .divergence import measure_completions
+from .sweep_settings import Setting
+
+Measure = Callable[[Setting, datasets.Dataset], list[dict]]
+
+
+class ScoringJudge(Protocol):
+    """An explicit reward, such as a [`RewardModelJudge`]: more is better."""
+
+    name: str
+    identity: dict
+
+    def score(self, prompts: list, completions: list[str]) -> list[float]:
+        """The reward of each completion, a finite number."""
+
+
+@dataclass(frozen=True)
+class FunctionJudge:
+    """
+    An explicit reward that is a Python function.
+
+    Args:
+        name (`str`): What tables call it.
+        function (`Callable`): Takes a prompt (text or messages) and its completion (text), returns a finite number.
+        identity (`dict`, *optional*): What tells it from another function of that name (JSON values).
+    """
+
+    name: str
+    function: Callable[[str | list[dict], str], float]
+    identity: dict = field(default_factory=dict)
+
+    def score(self, prompts: list, completions: list[str]) -> list[float]:
+        return [self.function(*row) for row in zip(prompts, completions, strict=True)]
+
+
+def by_pair(
+    at: Callable[[Setting], ContrastivePairForCausalLM],
+    tokenizer: PreTrainedTokenizerBase,
+    chat_template_kwargs: dict | None,
+    batch_size: int,
+) -> Measure:
+    """What the pair itself says of a completion: see [`measure_completions`]."""
+
+    def measures(setting: Setting, rows: datasets.Dataset) -> list[dict]:
+        reward = ImplicitReward(at(setting), None, tokenizer, chat_template_kwargs=chat_template_kwargs)
+        columns = [rows[name][:] for name in ("prompt", "completion_ids", "finish_reason")]
+        return measure_completions(reward, *columns, **setting._asdict(), batch_size=batch_size)
+
+    return measures
+
+
+def by_other_model(
+    load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerBase, batch_size: int
+) -> Measure:
+    """The negative log-likelihood of the text under another model, without an end-of-sequence token."""
+    model = functools.cache(load)
+
+    def measures(_: Setting, rows: datasets.Dataset) -> list[dict]:
+        texts = rows["prompt"][:], rows["completion"][:]
+        scored = completion_logps(model(), tokenizer, *texts, batch_size=batch_size)
+        return [
+            {"nll": -logps.double().mean().item() if len(logps) else None, "nll_tokens": len(logps)}
+            for logps in scored
+        ]
+
+    return measures
+
+
+def by_judge(judge: ScoringJudge, _: Setting, rows: datasets.Dataset) -> list[dict]:
+    """The explicit reward."""
+    scores = judge.score(rows["prompt"][:], rows["completion"][:])
+    return [{judge.name: math.nan if score is None else float(score)} for score in scores]
+
+
+def measure(
+    journal: Journal, name: str, measures: Measure, written: dict[Setting, datasets.Dataset], batch_size: int
+) -> None:
+    """
+    Measures what the journal does not hold; a record is a batch, so that none is half there.
+
+    Raises:
+        ValueError: if a measure is not a finite number, naming the completion. What was measured before it is kept.
+    """
+    done = {
+        (record["setting"], row["prompt_id"])
+        for record in journal.records
+        if record["measure"] == name
+        for row in record["rows"]
+    }
+    total = sum(map(len, written.values()))
+    with tqdm(total=total, initial=len(done), desc=f"Measuring: {name}", unit="completion") as progress:
+        for setting, rows in written.items():
+            left = [i for i, prompt_id in enumerate(rows["prompt_id"]) if (setting.name, prompt_id) not in done]
+            for start in range(0, len(left), batch_size):
+                batch = rows.select(left[start : start + batch_size])
+                found = [
+                    {"prompt_id": prompt_id, **values}
+                    for prompt_id, values in zip(batch["prompt_id"][:], measures(setting, batch), strict=True)
+                ]
+                _check_finite(name, setting, found)
+                journal.append([{"measure": name, "setting": setting.name, "rows": found}])
+                progress.update(len(batch))
+
+
+def _check_finite(name: str, setting: Setting, rows: list[dict]):
+    for row in rows:
+        for key, value in row.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(
+                    f"By {name:.40}, `{key:.40}` is {value} for prompt {row['prompt_id']} in {setting.name}; "
+                    "it must be a finite number. What was measured is kept: mend the cause, repeat the command."
+                )
+
+
+def join(journaled: list[dict], written: dict[Setting, datasets.Dataset]) -> dict[Setting, list[dict]]:
+    """All about each completion, by setting, in the order of the prompts; what was measured later counts."""
+    found = defaultdict(dict)
+    for record in journaled:
+        for row in record["rows"]:
+            found[record["setting"], row["prompt_id"]] |= row
+    return {
+        setting: [
+            {
+                **setting._asdict(),
+                "prompt_id": row["prompt_id"],
+                "completion": row["completion"],
+                "finish_reason": row["finish_reason"],
+                "tokens": len(row["completion_ids"]),
+                "characters": len(row["completion"]),
+                **found[setting.name, row["prompt_id"]],
+            }
+            for row in rows
+        ]
+        for setting, rows in written.items()
+    }
