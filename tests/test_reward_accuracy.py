@@ -61,6 +61,24 @@ def test_ties_say_nothing(reward, ranked, caplog):
     assert "4 ties" in caplog.text
 
 
+def test_one_completion_twice_is_a_tie_in_any_batch(reward):
+    prompts, long = ["tell me"] * 12, " ".join(TEXTS[:12])
+    measured = reward_accuracy(reward, prompts, [*TEXTS[:11], long], [*TEXTS[:11], "a"], batch_size=12)
+    assert (measured.n, measured.ties) == (12, 11)
+    ends = ["stop"] * 12
+    apart = [reward.score(prompts, [*TEXTS[:11], last], finish_reasons=ends, batch_size=12) for last in (long, "a")]
+    assert apart[0][:11] != apart[1][:11]  # their batches differ
+
+
+def test_messages_of_the_assistant_are_completions(reward, ranked):
+    turns = [[[{"role": "assistant", "content": text}] for text in texts] for texts in (ranked[:12], ranked[12:])]
+    measured = reward_accuracy(reward, ["tell me"] * 12, *turns)
+    assert measured == reward_accuracy(reward, ["tell me"] * 12, ranked[:12], ranked[12:])
+    for wrong in ([{"role": "user", "content": "a"}], [*turns[0][0], *turns[0][0]]):
+        with pytest.raises(ValueError, match="Row 1 of `rejected` is .*one message of the assistant"):
+            reward_accuracy(reward, ["tell me"] * 2, turns[0][:2], [turns[1][0], wrong])
+
+
 def test_the_interval_narrows_and_a_swapped_pair_shows(reward, ranked, caplog):
     few = reward_accuracy(reward, ["tell me"] * 6, ranked[:6], ranked[-6:])
     many = reward_accuracy(reward, ["tell me"] * 12, ranked[:12], ranked[12:], confidence=0.8)
@@ -75,6 +93,11 @@ def test_refusals(reward):
         reward_accuracy(reward, [], [], [])
     with pytest.raises(ValueError, match="Got 1 `prompts`, 1 `chosen`, 2 `rejected`"):
         reward_accuracy(reward, ["a"], ["b"], ["c", "d"])
+    for missing in (None, ["c", None]):
+        with pytest.raises(ValueError, match="`chosen` is None, or a row of it is"):
+            reward_accuracy(reward, ["a", "b"], missing, ["c", "d"])
+    with pytest.raises(ValueError, match="`prompts` is None, or a row of it is"):
+        reward.score(["a", None], ["c", "d"])
     policy, reference = tiny_pair("llama", vocab_size=len(TOKENIZER))
     with torch.no_grad():
         policy.model.norm.weight.fill_(torch.nan)

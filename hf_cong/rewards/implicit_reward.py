@@ -18,6 +18,7 @@ from ..prompts import completion_text, encode_prompt
 from .incremental_reward import IncrementalReward
 from .likelihood import (
     Scorer,
+    check_complete,
     check_finite,
     check_lengths,
     check_rows,
@@ -132,7 +133,7 @@ class ImplicitReward:
             raise ValueError(f'`normalize` must be None, "tokens" or a finite number, got {normalize!r}.')
         if per_token and normalize is not None:
             raise ValueError(f"`normalize={normalize!r}` is of sums; with `per_token=True` leave it out.")
-        check_lengths(prompts=prompts, completions=completions)
+        check_complete(prompts=prompts, completions=completions)
         if finish_reasons is not None:
             check_lengths(prompts=prompts, finish_reasons=finish_reasons)
         prompt_ids = encode_prompts(self.tokenizer, prompts, self.chat_template_kwargs)

@@ -53,7 +53,7 @@ class Scorer:
     def logits(self, cache: Cache | None = None, **inputs) -> tuple[Tensor, ...]:
         """Logits of each member. `inputs` are those of every causal language model; without a cache none is made."""
         inputs["use_cache"] = cache is not None
-        with _evaluating(self.model):
+        with evaluating(self.model):
             if len(self.members) == 2:
                 return self.model.member_logits(cache, None, **{"position_ids": None, **inputs})
             if "position_ids" not in signature(self.model.forward).parameters:
@@ -62,7 +62,8 @@ class Scorer:
 
 
 @contextlib.contextmanager
-def _evaluating(model: PreTrainedModel) -> Iterator[None]:
+def evaluating(model: PreTrainedModel) -> Iterator[None]:
+    """Without dropout; afterwards every module is in the mode that it was in."""
     training = [module for module in model.modules() if module.training]
     model.eval()
     try:
@@ -109,6 +110,16 @@ def encode_completions(
     for index, row in zip(alone, _encode(tokenizer, texts, add_special_tokens=False), strict=True):
         ids[index] = row
     return ids
+
+
+def check_complete(**lists: list):
+    """Refuses lists, given by name, of which one is missing or misses a row, or that do not have as many rows."""
+    for name, rows in lists.items():
+        if rows is None or any(row is None for row in rows):
+            raise ValueError(
+                f"`{name}` is None, or a row of it is; every row needs a value. Drop and count such rows."
+            )
+    check_lengths(**lists)
 
 
 def check_lengths(**lists: list):
@@ -217,7 +228,7 @@ def completion_logps(
         ValueError: if the lists differ in length, or a row is longer than the model's context (of a pair the shorter)
             or holds a token that the model does not have.
     """
-    check_lengths(prompts=prompts, completions=completions)
+    check_complete(prompts=prompts, completions=completions)
     scorer = Scorer(model)
     prompt_ids = encode_prompts(tokenizer, prompts, chat_template_kwargs)
     ids = encode_completions(tokenizer, prompts, prompt_ids, completions)
