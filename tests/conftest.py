@@ -1,11 +1,37 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 import os
+import tempfile
+from pathlib import Path
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+import pytest
+
+from tests.hub.stand_in import StandInHub
+
+# Clients read where the Hub is when they are imported, so every process of tests begins with one. No test needs the
+# network, and none sees the caches of whoever runs it.
+_HOME = tempfile.TemporaryDirectory(prefix="hf_cong_tests_")
+_HUB = StandInHub(Path(_HOME.name))
+_HUB.start()
+os.environ.update(_HUB.env)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import torch
 
 # On a busy machine two threads can be many times slower than one, and one thread sums in one order.
 torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def hub():
+    """The stand-in for the Hub. It is one for all tests of a process: give repositories names of their own."""
+    return _HUB
+
+
+@pytest.fixture(scope="session")
+def benchmarks(hub):
+    """The same, with small data sets for the tasks of `downstream`."""
+    pytest.importorskip("lm_eval")
+    from tests.task_data import add_benchmarks
+
+    add_benchmarks(hub)
+    return hub
