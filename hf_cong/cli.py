@@ -7,10 +7,15 @@ from pathlib import Path
 
 _COMMANDS = {
     "demo": "run the whole job on the built-in sandbox, offline: table and plots in a few minutes",
+    "check-pair": "is this weak pair any good? To be asked before anything long",
     "train": "ConG on your models and prompts: `--config recipe.yaml`",
     "generate": "prompts to completions, by a pair, a model that it steers, or one model",
     "search": "a frozen model steered by a pair's reward: results, table and picture by method",
+    "sweep": "which alpha for this pair? Rewards, text and cost at each, with a recommendation",
+    "evaluate": "systems side by side on tasks of lm-eval and on prompts, with paired differences",
     "build": "completions to an SFT or a preference dataset",
+    "judge": "whose completions are better? by a reward model, or a model behind a URL in both orders",
+    "export": "completions as a file for AlpacaEval 2 or Arena-Hard-Auto",
     "compress": "two full checkpoints to one LoRA pair, and what that loses",
     "bench": "how fast contrastive decoding is here, every way side by side",
 }
@@ -26,6 +31,24 @@ def demo(argv: list[str]):
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the ConG runs")
     args = parser.parse_args(argv)
     run_demo(args.output_dir, seeds=tuple(args.seeds))
+
+
+def check_pair(argv: list[str]) -> int:
+    from itertools import takewhile
+
+    from .evaluation.check_pair import check_pair
+    from .recipes import CheckPairArguments, parse
+
+    names = list(takewhile(lambda arg: not arg.startswith("-"), argv))
+    if len(names) > 2:
+        raise ValueError(f"There are {len(names)} models, {', '.join(names):.80}; a pair is a policy and a reference.")
+    flags = [part for role, name in zip(("--policy", "--reference"), names, strict=False) for part in (role, name)]
+    if twice := [arg for arg in argv if arg.split("=")[0] in flags[::2]]:
+        raise ValueError(f"`{twice[0]:.80}` is given twice, once without its name. Leave one out.")
+    (args,) = parse((CheckPairArguments,), [*flags, *argv[len(names) :]], prog="hf-cong check-pair")
+    report = check_pair(**vars(args))
+    print(report)
+    return 1 if report.verdict == "unusable" else 0
 
 
 def train(argv: list[str]):
@@ -146,6 +169,56 @@ def search(argv: list[str]):
     print(f"Results, table and picture are in {args.output_dir}.")
 
 
+def sweep(argv: list[str]):
+    from .engines.named import named_engine
+    from .evaluation.judges import RewardModelJudge
+    from .evaluation.sweep import run_sweep
+    from .recipes import SweepArguments, parse
+
+    (args,) = parse((SweepArguments,), argv, prog="hf-cong sweep")
+    judges, defaults = [], {"max_new_tokens": 512, "batch_size": 8}
+    if args.reward_model is not None:
+        judges.append(RewardModelJudge(args.reward_model, dtype=args.dtype, trust_remote_code=args.trust_remote_code))
+    if args.sandbox_dir is not None:
+        from .sandbox.sweep import sandbox_inputs
+
+        if any((args.policy, args.reference, args.prompts)):
+            raise ValueError("`sandbox_dir` brings its own pair and prompts. Leave `policy` and `prompts` out.")
+        inputs, defaults, gold = sandbox_inputs(args.sandbox_dir)
+        judges.append(gold)
+        defaults["output_dir"] = str(Path(args.sandbox_dir) / "sweep")
+        args.policy, args.reference, args.prompts = inputs
+    for name, value in defaults.items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    for name in ("policy", "prompts", "output_dir"):
+        if getattr(args, name) is None:
+            raise ValueError(f"`{name}` is required: set it in the recipe or pass `--{name}`.")
+    pair, pair_id, tokenizer = named_engine(args.policy, args.reference, dtype=args.dtype)
+    if "alpha" not in pair_id:
+        raise ValueError(
+            f"`policy` {args.policy!r:.80} is no pair. Pass a LoRA adapter, a saved pair, or the models after and "
+            "before alignment as `policy` and `reference`."
+        )
+    own = ("policy", "reference", "prompts", "sandbox_dir", "reward_model", "dtype", "trust_remote_code")
+    options = {name: value for name, value in vars(args).items() if name not in own}
+    run_sweep(args.prompts, pair, pair_id=pair_id, tokenizer=tokenizer, judges=judges, **options)
+    print((Path(args.output_dir) / "sweep.md").read_text(encoding="utf-8"))
+    print(f"Completions, tables and pictures are in {args.output_dir}.")
+
+
+def evaluate(argv: list[str]):
+    from .evaluation.judges import named_judge
+    from .evaluation.run import run_evaluation
+    from .recipes import EvaluateArguments, parse
+
+    (args,) = parse((EvaluateArguments,), argv, prog="hf-cong evaluate")
+    judge = args.judge and named_judge(args.judge, dtype=args.dtype, batch_size=args.batch_size)
+    run_evaluation(**{**vars(args), "judge": judge})
+    print((Path(args.output_dir) / "evaluation.md").read_text(encoding="utf-8"))
+    print(f"Table, picture, completions and what was answered are in {args.output_dir}.")
+
+
 def build(argv: list[str]):
     from .preferences import build_preference_dataset, build_sft_dataset
     from .recipes import BuildArguments, parse
@@ -157,6 +230,41 @@ def build(argv: list[str]):
     else:
         _, counts = build_preference_dataset(args.chosen, args.rejected, **options)
     print(f"{_count_line(counts)}. The dataset is in {args.output_dir}.")
+
+
+def judge(argv: list[str]):
+    from .evaluation.judges import named_judge
+    from .evaluation.judging import run_judge
+    from .recipes import JudgeArguments, parse
+
+    (args,) = parse((JudgeArguments,), argv, prog="hf-cong judge")
+    systems = {}
+    for system in args.systems:
+        name, equals, path = system.partition("=")
+        if not name or not equals or not path or name in systems:
+            raise ValueError(
+                f"`systems` has {system[:80]!r}; each must be NAME=PATH, and no name may come twice. Correct it."
+            )
+        systems[name] = path
+    own = ("systems", "judge", "output_dir", "baseline")
+    options = {name: value for name, value in vars(args).items() if name not in own}
+    run_judge(systems, named_judge(args.judge, **options), output_dir=args.output_dir, baseline=args.baseline)
+    print((Path(args.output_dir) / "judge.md").read_text(encoding="utf-8"))
+    print(f"Verdicts, table and picture are in {args.output_dir}.")
+
+
+def export(argv: list[str]):
+    from .evaluation.exports import export_completions
+    from .recipes import ExportArguments, parse
+
+    (args,) = parse((ExportArguments,), argv, prog="hf-cong export")
+    path, counts = export_completions(**vars(args))
+    print(
+        f"{counts['records']} records are in {path}. Left out: {counts['unanswered']} questions without a completion, "
+        f"{counts['unasked']} completions of other prompts."
+    )
+    if args.format == "arena_hard" and args.tokenizer is None:
+        print("They have no style metadata: pass `--tokenizer`, or run the benchmark's `utils/add_markdown_info.py`.")
 
 
 def compress(argv: list[str]):
@@ -208,7 +316,10 @@ def _count_line(counts: dict) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command; a refusal is one line on stderr and exit status 2, `--debug` shows the traceback."""
+    """
+    Runs one command; a refusal is one line on stderr and exit status 2, `--debug` shows the traceback. Status 1 is of
+    a pair that `check-pair` finds unusable.
+    """
     argv = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in argv
     argv = [arg for arg in argv if arg != "--debug"]
@@ -218,10 +329,15 @@ def main(argv: list[str] | None = None) -> int:
         return 0 if argv else 2
     command = {
         "demo": demo,
+        "check-pair": check_pair,
         "train": train,
         "generate": generate,
         "search": search,
+        "sweep": sweep,
+        "evaluate": evaluate,
         "build": build,
+        "judge": judge,
+        "export": export,
         "compress": compress,
         "bench": bench,
     }.get(argv[0])
@@ -229,13 +345,12 @@ def main(argv: list[str] | None = None) -> int:
         print(f"hf-cong: there is no command {argv[0]!r}. Commands: {', '.join(_COMMANDS)}.", file=sys.stderr)
         return 2
     try:
-        command(argv[1:])
+        return command(argv[1:]) or 0
     except (ValueError, TypeError, OSError, NotImplementedError, ImportError) as error:
         if debug:
             raise
         print(f"hf-cong {argv[0]}: {error}", file=sys.stderr)
         return 2
-    return 0
 
 
 if __name__ == "__main__":

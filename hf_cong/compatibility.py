@@ -33,25 +33,29 @@ def check_same_vocabulary(
     Raises:
         ValueError: naming the first id that differs.
     """
-    policy_vocab, reference_vocab = policy_tokenizer.get_vocab(), reference_tokenizer.get_vocab()
-    if policy_vocab == reference_vocab:
+    differing = differing_tokens(policy_tokenizer, reference_tokenizer)
+    if not differing:
         return
-    policy_tokens = {id: token for token, id in policy_vocab.items()}
-    reference_tokens = {id: token for token, id in reference_vocab.items()}
-    differing = sorted(
-        id
-        for id in policy_tokens.keys() | reference_tokens.keys()
-        if policy_tokens.get(id) != reference_tokens.get(id)
-    )
-    if not differing:  # two tokens on one id: the inverse mapping hides it
-        differing = sorted({id for token, id in policy_vocab.items() ^ reference_vocab.items()})
-    first = differing[0]
+    first, (policy_token, reference_token) = next(iter(differing.items()))
+    sizes = [len(tokenizer.get_vocab()) for tokenizer in (policy_tokenizer, reference_tokenizer)]
     raise ValueError(
         f"`{roles[0]}` and `{roles[1]}` must share one vocabulary, but {len(differing)} ids differ: token {first} is "
-        f"{policy_tokens.get(first)!r} in {policy_tokenizer.name_or_path!r} ({len(policy_vocab)} tokens) and "
-        f"{reference_tokens.get(first)!r} in {reference_tokenizer.name_or_path!r} ({len(reference_vocab)} tokens). "
+        f"{policy_token!r} in {policy_tokenizer.name_or_path!r} ({sizes[0]} tokens) and "
+        f"{reference_token!r} in {reference_tokenizer.name_or_path!r} ({sizes[1]} tokens). "
         "Use checkpoints of one family. A base with another vocabulary is steered by text: `weak_to_strong_search`."
     )
+
+
+def differing_tokens(
+    policy_tokenizer: PreTrainedTokenizerBase, reference_tokenizer: PreTrainedTokenizerBase
+) -> dict[int, tuple[str | None, str | None]]:
+    """The ids that are not the same token in both, in order, with the token of each; `None` where it has none."""
+    policy_vocab, reference_vocab = policy_tokenizer.get_vocab(), reference_tokenizer.get_vocab()
+    policy_tokens = {id: token for token, id in policy_vocab.items()}
+    reference_tokens = {id: token for token, id in reference_vocab.items()}
+    # By tokens, since two of them may have one id, which the inverse mapping hides.
+    ids = sorted({id for _, id in policy_vocab.items() ^ reference_vocab.items()})
+    return {id: (policy_tokens.get(id), reference_tokens.get(id)) for id in ids}
 
 
 def check_head_widths(**widths: int):

@@ -224,28 +224,28 @@ def _as_column(name: str, values: list) -> datasets.Dataset:
         ) from None
 
 
-def read_rows(source: object, column: str) -> datasets.Dataset | list[dict]:
-    """The rows of any source that has `column`."""
+def read_rows(source: object, column: str, *, name: str = "prompts") -> datasets.Dataset | list[dict]:
+    """The rows of any source that has `column`; `name` is the argument, for messages."""
     if isinstance(source, str | Path):
         source = _read_named(source)
     if isinstance(source, datasets.IterableDataset):
         raise TypeError(
-            "`prompts` is an IterableDataset; prompts are counted, sorted by length and read again on a resume, which "
+            f"`{name}` is an IterableDataset; rows are counted, sorted by length and read again on a resume, which "
             "needs a `datasets.Dataset`. Materialise it: `Dataset.from_list(list(stream.take(n)))`."
         )
     if isinstance(source, datasets.DatasetDict):
-        raise TypeError(f"`prompts` is a DatasetDict; pass one split of {list(source)}.")
+        raise TypeError(f"`{name}` is a DatasetDict; pass one split of {list(source)}.")
     if isinstance(source, datasets.Dataset):
         if column not in source.column_names:
-            raise ValueError(f"`prompts` needs the column `{column}`; it has {source.column_names}.")
+            raise ValueError(f"`{name}` needs the column `{column}`; it has {source.column_names}.")
         return source
     if isinstance(source, list):
         rows = [row if isinstance(row, dict) else {column: row} for row in source]
         if rows and not any(column in row for row in rows):
-            raise ValueError(f"`prompts` needs the column `{column}`; its first row has {list(rows[0])}.")
+            raise ValueError(f"`{name}` needs the column `{column}`; its first row has {list(rows[0])}.")
         return rows
     raise TypeError(
-        f"`prompts` is a {type(source).__name__}; it must be a `datasets.Dataset`, a list, the path of a `.jsonl` or "
+        f"`{name}` is a {type(source).__name__}; it must be a `datasets.Dataset`, a list, the path of a `.jsonl` or "
         "`.parquet` file, or the id of a dataset on the Hub."
     )
 

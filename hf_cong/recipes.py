@@ -6,6 +6,7 @@ error. Any key can be overridden on the command line as `--key value`.
 """
 
 import difflib
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
@@ -22,6 +23,7 @@ _BY_HAND_ONLY = {
     "hub_token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
     "token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
     "engine": f"{_SERVER}: pass `--engine URL` yourself",
+    "include_path": "task files can run code on your machine: pass `--include_path DIR` yourself",
     "env": "a recipe sets no environment variables: export them in your shell",
 }
 
@@ -31,6 +33,61 @@ class _Parser(TrlParser):
 
     def error(self, message: str):
         raise ValueError(f"{message[0].upper()}{message[1:]}. See `{self.prog} --help`.")
+
+
+@dataclass
+class CheckPairArguments:
+    """
+    Arguments of `hf-cong check-pair`: is this weak pair any good?
+
+    Args:
+        policy (`str`): The model after alignment: path or Hub id. It may be a LoRA adapter, whose base then is the
+            reference, or a saved pair. On the command line it and the reference may also stand first, without `--`.
+        prompts (`str`): The prompts of the planned run: a `.jsonl` or `.parquet` file, or the id of a dataset on the
+            Hub, with a column `prompt`.
+        reference (`str`, *optional*): The model before alignment.
+        preferences (`str`, *optional*): Such a source with the columns `prompt`, `chosen` and `rejected`, to measure
+            the reward accuracy on.
+        output_dir (`str`, *optional*): Where `pair_check.json` goes.
+        alpha (`float`, *optional*): Weight kept on the policy. Defaults to a saved pair's own, else to 0.4.
+        plausibility_threshold (`float`, *optional*): τ of the plausible set. Defaults to a saved pair's own, else to
+            0.1.
+        num_prompts (`int`, *optional*, defaults to `16`): Prompts to sample a completion for.
+        max_new_tokens (`int`, *optional*, defaults to `32`): Longest of these completions, in tokens.
+        num_preferences (`int`, *optional*, defaults to `128`): Most preferences to score.
+        planned_prompts (`int`, *optional*): Prompts of the planned run; all of `prompts` by default.
+        planned_max_new_tokens (`int`, *optional*, defaults to `2048`): Longest completion of the planned run.
+        batch_size (`int`, *optional*, defaults to `8`): Prompts per batch.
+        dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
+        seed (`int`, *optional*, defaults to `0`): Seed of the completions.
+        invalid_prompts (`str`, *optional*, defaults to `"raise"`): `"drop"` leaves bad rows out.
+    """
+
+    policy: str = field(metadata={"help": "Model after alignment, LoRA adapter or saved pair: path or Hub id."})
+    prompts: str = field(metadata={"help": "JSONL or Parquet file, or Hub dataset id, with a column `prompt`."})
+    reference: str | None = field(default=None, metadata={"help": "Model before alignment: path or Hub id."})
+    preferences: str | None = field(
+        default=None, metadata={"help": "Prompts with chosen and rejected, to measure the pair's accuracy on."}
+    )
+    output_dir: str | None = field(default=None, metadata={"help": "Directory of pair_check.json."})
+    alpha: float | None = field(default=None, metadata={"help": "Weight in [0, 1] kept on the policy (0.4)."})
+    plausibility_threshold: float | None = field(
+        default=None, metadata={"help": "Plausible: p >= threshold * max p (0.1)."}
+    )
+    num_prompts: int = field(default=16, metadata={"help": "Prompts to sample a completion for."})
+    max_new_tokens: int = field(default=32, metadata={"help": "Longest of these completions, in tokens."})
+    num_preferences: int = field(default=128, metadata={"help": "Most preferences to score."})
+    planned_prompts: int | None = field(default=None, metadata={"help": "Prompts of the planned run (all)."})
+    planned_max_new_tokens: int = field(default=2048, metadata={"help": "Longest completion of the planned run."})
+    batch_size: int = field(default=8, metadata={"help": "Prompts per batch."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Dtype of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
+    seed: int = field(default=0, metadata={"help": "Seed of the completions."})
+    invalid_prompts: str = field(
+        default="raise", metadata={"help": "raise, or drop bad prompts.", "choices": ["raise", "drop"]}
+    )
 
 
 @dataclass
@@ -162,6 +219,141 @@ class SearchArguments:
 
 
 @dataclass
+class SweepArguments:
+    """
+    Arguments of `hf-cong sweep`: which α for this pair?
+
+    Args:
+        policy (`str`): The model after alignment: path or Hub id. It may be a LoRA adapter, whose base then is the
+            reference, or a saved pair.
+        reference (`str`, *optional*): The model before alignment.
+        prompts (`str`): A `.jsonl` or `.parquet` file, or the id of a dataset on the Hub, with a column `prompt`.
+        output_dir (`str`): Where completions, tables and pictures go. The same command resumes there.
+        sandbox_dir (`str`, *optional*): Instead of the first three: where `hf-cong demo` has built the sandbox's
+            world, or where it is to be built. Its gold reward judges, its strong model measures perplexity, and
+            `output_dir` defaults to `sweep` in it.
+        alphas (`list[float]`, *optional*, defaults to `[0.3, 0.4, 0.5, 0.7, 1.0]`): Weights kept on the policy; 1 is
+            the policy alone, which differences are to.
+        plausibility_thresholds (`list[float]`, *optional*, defaults to `[0.1]`): τ of the plausible set.
+        temperatures (`list[float]`, *optional*): Temperatures that are the same for every α. With neither these nor
+            the next, 0.8 is taken both ways.
+        temperatures_times_alpha (`list[float]`, *optional*): Temperatures that are multiplied by α.
+        reward_model (`str`, *optional*): A sequence classifier that judges, path or Hub id: what is recommended
+            follows it.
+        perplexity_model (`str`, *optional*): Path or Hub id of the model under which perplexity is measured. Defaults
+            to the reference.
+        num_prompts (`int`, *optional*): How many of the prompts to take; all by default, 300 in the sandbox.
+        max_new_tokens (`int`, *optional*): Longest completion, in tokens: 512 by default, 48 in the sandbox.
+        top_p (`float`, *optional*, defaults to `0.95`): Nucleus.
+        top_k (`int`, *optional*, defaults to `0`): Top-k; 0 turns it off.
+        batch_size (`int`, *optional*): Prompts per batch: 8 by default, 100 in the sandbox.
+        seed (`int`, *optional*, defaults to `0`): Seed; each prompt has its own stream, the same at every setting.
+        dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the pair's and the reward model's weights.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether to run a head that comes as code with the
+            reward model. On the command line only.
+        invalid_prompts (`str`, *optional*, defaults to `"raise"`): `"drop"` leaves bad rows out and counts them.
+    """
+
+    policy: str | None = field(default=None, metadata={"help": "Model after alignment, LoRA adapter or saved pair."})
+    reference: str | None = field(default=None, metadata={"help": "Model before alignment: path or Hub id."})
+    prompts: str | None = field(default=None, metadata={"help": "JSONL or Parquet file, or Hub dataset id."})
+    output_dir: str | None = field(default=None, metadata={"help": "Directory of completions, tables and pictures."})
+    sandbox_dir: str | None = field(default=None, metadata={"help": "Sandbox to sweep instead: its output directory."})
+    alphas: list[float] = field(
+        default_factory=lambda: [0.3, 0.4, 0.5, 0.7, 1.0], metadata={"help": "Weights in [0, 1] kept on the policy."}
+    )
+    plausibility_thresholds: list[float] = field(
+        default_factory=lambda: [0.1], metadata={"help": "Plausible: p >= threshold * max p."}
+    )
+    temperatures: list[float] | None = field(default=None, metadata={"help": "Temperatures of every alpha."})
+    temperatures_times_alpha: list[float] | None = field(
+        default=None, metadata={"help": "Temperatures to be multiplied by alpha."}
+    )
+    reward_model: str | None = field(default=None, metadata={"help": "Sequence classifier that judges: path or id."})
+    perplexity_model: str | None = field(default=None, metadata={"help": "Model of the perplexity (the reference)."})
+    num_prompts: int | None = field(default=None, metadata={"help": "How many of the prompts to take (all)."})
+    max_new_tokens: int | None = field(default=None, metadata={"help": "Longest completion, in tokens (512)."})
+    top_p: float = field(default=0.95, metadata={"help": "Nucleus."})
+    top_k: int = field(default=0, metadata={"help": "Top-k; 0 turns it off."})
+    batch_size: int | None = field(default=None, metadata={"help": "Prompts per batch (8)."})
+    seed: int = field(default=0, metadata={"help": "Seed of the run; each prompt has its own stream."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Dtype of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run a head that comes as code; by hand only."})
+    invalid_prompts: str = field(
+        default="raise", metadata={"help": "raise, or drop and count bad prompts.", "choices": ["raise", "drop"]}
+    )
+
+
+@dataclass
+class EvaluateArguments:
+    """
+    Arguments of `hf-cong evaluate`: systems side by side on tasks of lm-eval and on prompts.
+
+    Args:
+        output_dir (`str`): Where table, picture and journals go. The same command resumes there, and systems and tasks
+            may be added.
+        systems (`dict`): For every name `model` (one model), `policy` with `reference`, `base`, `alpha`, `beta`,
+            `plausibility_threshold` (a pair), or `model` with `policy`, `reference`, `beam_width`,
+            `successors_per_beam`, `chunk_length`, `temperature`, `top_k`, `top_p` (a search). On the command line as
+            JSON.
+        baseline (`str`): The system that all others are compared with.
+        tasks (`str`, `list` or `dict`, *optional*): Tasks of lm-eval, or `"downstream"`: MMLU, ARC-Challenge,
+            HellaSwag, TruthfulQA (MC2), Winogrande, GSM8K and IFEval, at 5, 25, 10, 0, 5, 5 and 0 examples. One name,
+            several with commas between them, a list; or a mapping from names to `num_fewshot` and `metric`.
+        include_path (`str`, *optional*): Folder with task files of your own. On the command line only: task files can
+            run code.
+        limit (`int`, *optional*): Documents of each task, the first ones: for a trial.
+        apply_chat_template (`bool`, *optional*, defaults to `False`): Whether tasks go through the chat templates.
+        prompts (`str`, *optional*): A `.jsonl` or `.parquet` file, or the id of a dataset on the Hub, with a column
+            `prompt`, which every system completes.
+        reward (`str`, *optional*): The system whose pair gives the implicit reward of every completion.
+        judge (`str`, *optional*): Who compares every completion with the baseline's: a reward model, path or Hub id;
+            or, on the command line only, the URL of a model.
+        max_new_tokens (`int`, *optional*, defaults to `512`): Longest completion of a prompt, in tokens.
+        temperature (`float`, *optional*, defaults to `0.8`): Sampling temperature.
+        top_p (`float`, *optional*, defaults to `0.95`): Nucleus.
+        top_k (`int`, *optional*, defaults to `0`): Top-k; 0 turns it off.
+        seed (`int`, *optional*, defaults to `0`): Seed of the completions.
+        batch_size (`int`, *optional*, defaults to `8`): Rows per batch.
+        dtype (`str`, *optional*, defaults to `"auto"`): Dtype of all weights.
+    """
+
+    output_dir: str = field(metadata={"help": "Directory of table, picture and journals."})
+    baseline: str = field(metadata={"help": "The system that all others are compared with."})
+    # `str` stands second, where the parser looks for the type of a command line's text.
+    systems: dict | str | None = field(default=None, metadata={"help": "Systems by name, as JSON."})
+    tasks: dict | str | list | None = field(default=None, metadata={"help": "Tasks of lm-eval, or downstream."})
+    include_path: str | None = field(default=None, metadata={"help": "Folder with task files of your own."})
+    limit: int | None = field(default=None, metadata={"help": "Documents of each task, for a trial."})
+    apply_chat_template: bool = field(default=False, metadata={"help": "Tasks go through the chat templates."})
+    prompts: str | None = field(default=None, metadata={"help": "Prompts that every system completes."})
+    reward: str | None = field(default=None, metadata={"help": "The system whose pair gives the implicit reward."})
+    judge: str | None = field(default=None, metadata={"help": "Reward model, or the URL of a model, that compares."})
+    max_new_tokens: int = field(default=512, metadata={"help": "Longest completion of a prompt, in tokens."})
+    temperature: float = field(default=0.8, metadata={"help": "Sampling temperature."})
+    top_p: float = field(default=0.95, metadata={"help": "Nucleus."})
+    top_k: int = field(default=0, metadata={"help": "Top-k; 0 turns it off."})
+    seed: int = field(default=0, metadata={"help": "Seed of the completions."})
+    batch_size: int = field(default=8, metadata={"help": "Rows per batch."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Dtype of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
+
+    def __post_init__(self):
+        for name in ("systems", "tasks"):
+            value = getattr(self, name)
+            if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+                try:
+                    setattr(self, name, json.loads(value))
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"`{name}` is not JSON ({error}): {value[:80]}. Correct it.") from None
+
+
+@dataclass
 class BuildArguments:
     """
     Arguments of `hf-cong build`: completions to an SFT or a preference dataset.
@@ -177,6 +369,67 @@ class BuildArguments:
     output_dir: str = field(metadata={"help": "Directory of the dataset and its manifest."})
     rejected: str | None = field(default=None, metadata={"help": "Another such directory: builds preferences."})
     drop_truncated: bool = field(default=True, metadata={"help": "Drop completions that the length limit cut."})
+
+
+@dataclass
+class JudgeArguments:
+    """
+    Arguments of `hf-cong judge`: which system's completions are better?
+
+    Args:
+        systems (`list[str]`): What is compared, each as `NAME=PATH`: the output directory of `hf-cong generate` or
+            `hf-cong search` (by several methods: `NAME=PATH#METHOD`), or a `.jsonl` or `.parquet` file with the
+            columns `prompt` and `completion`. Joined by prompt.
+        judge (`str`): A reward model, path or Hub id; or, on the command line only, the URL of a server with OpenAI's
+            endpoint `/chat/completions`: `"http://localhost:8000/v1"`, which is asked in both orders. Its key is read
+            from the environment variable `OPENAI_API_KEY`.
+        output_dir (`str`): Where verdicts, table, picture and journal go. The same command resumes there.
+        baseline (`str`, *optional*): The system that all others are compared with. Without it, every two are.
+        dtype (`str`, *optional*, defaults to `"auto"`): Dtype of a reward model's weights.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether to run a head that comes as code with a
+            reward model. On the command line only.
+        batch_size (`int`, *optional*, defaults to `8`): Texts that a reward model scores together.
+        max_tokens (`int`, *optional*, defaults to `1024`): Longest answer of a judge behind a URL.
+        concurrency (`int`, *optional*, defaults to `16`): Most requests that are with a server at a time.
+    """
+
+    systems: list[str] = field(metadata={"help": "NAME=PATH of each system's completions, or NAME=PATH#METHOD."})
+    judge: str = field(metadata={"help": "Reward model: path or Hub id; or the URL of a server."})
+    output_dir: str = field(metadata={"help": "Directory of verdicts, table, picture and journal."})
+    baseline: str | None = field(default=None, metadata={"help": "System that all others are compared with."})
+    dtype: str = field(
+        default="auto",
+        metadata={"help": "Dtype of the weights.", "choices": ["auto", "bfloat16", "float16", "float32"]},
+    )
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run a head that comes as code; by hand only."})
+    batch_size: int = field(default=8, metadata={"help": "Texts that are scored together."})
+    max_tokens: int = field(default=1024, metadata={"help": "Longest answer of a judge behind a URL, in tokens."})
+    concurrency: int = field(default=16, metadata={"help": "Most requests at a server at a time."})
+
+
+@dataclass
+class ExportArguments:
+    """
+    Arguments of `hf-cong export`: completions as a file for a benchmark with a judge of its own.
+
+    Args:
+        completions (`str`): Output directory of `hf-cong generate` or `hf-cong search` (by several methods:
+            `PATH#METHOD`), or a `.jsonl` or `.parquet` file with the columns `prompt` and `completion`.
+        format (`str`): `"alpaca_eval"` writes `model_outputs.json`, `"arena_hard"` writes `NAME.jsonl`.
+        name (`str`): The system's name on the leaderboard.
+        output_dir (`str`): Where the file goes; for Arena-Hard its `data/<benchmark>/model_answer`.
+        questions (`str`, *optional*): The benchmark's own questions: AlpacaEval's `alpaca_eval.json`, which gives the
+            order and where each is from, or Arena-Hard's `question.jsonl`, which is needed for its ids.
+        tokenizer (`str`, *optional*): A tokenizer equal to GPT-4o's, path or Hub id such as `Xenova/gpt-4o`, which
+            counts the tokens that Arena-Hard's style control reads. Without it that metadata is left out.
+    """
+
+    completions: str = field(metadata={"help": "Completions: a run's directory, PATH#METHOD, or a file."})
+    format: str = field(metadata={"help": "Whose format.", "choices": ["alpaca_eval", "arena_hard"]})
+    name: str = field(metadata={"help": "The system's name on the leaderboard."})
+    output_dir: str = field(metadata={"help": "Directory that gets the file."})
+    questions: str | None = field(default=None, metadata={"help": "The benchmark's own questions."})
+    tokenizer: str | None = field(default=None, metadata={"help": "GPT-4o's tokenizer, for style control."})
 
 
 @dataclass
@@ -381,8 +634,8 @@ def _refuse_by_hand_only(value: object, path: Path):
         for key, inner in value.items():
             if key in _BY_HAND_ONLY:
                 raise ValueError(f"{path} sets `{key}`: {_BY_HAND_ONLY[key]}.")
-            if key == "model" and isinstance(inner, str) and "://" in inner:
-                raise ValueError(f"{path} sets `model` to a URL: {_SERVER}: pass `--model URL` yourself.")
+            if key in ("model", "judge") and isinstance(inner, str) and "://" in inner:
+                raise ValueError(f"{path} sets `{key}` to a URL: {_SERVER}: pass `--{key} URL` yourself.")
             _refuse_by_hand_only(inner, path)
     elif isinstance(value, list):
         for inner in value:

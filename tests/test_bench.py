@@ -12,9 +12,9 @@ from hf_cong.bench import contestants, run_bench
 from hf_cong.bench.contestants import Contestant, make_contestants, official_decode, random_members
 from hf_cong.bench.run import check_tokens, run_round
 from hf_cong.bench.summary import key_ratios, summarise
-from hf_cong.bench.timing import cache_bytes, weight_bytes
 from hf_cong.cli import main
 from hf_cong.journal import read_manifest
+from hf_cong.timing import cache_bytes, weight_bytes
 from tests.oracle import oracle_greedy
 from tests.tiny import tiny_pair
 

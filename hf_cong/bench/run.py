@@ -16,9 +16,9 @@ from tqdm.auto import tqdm
 from ..checkpoints import model_identity
 from ..functional import check_alpha, contrastive_scores
 from ..journal import Journal, read_journal, write_manifest
+from ..timing import cache_bytes, hardware, time_decode, timed, weight_bytes
 from .contestants import SHAPES, Contestant, Members, given_members, make_contestants, random_members
 from .summary import plot_bench, render_bench, summarise
-from .timing import cache_bytes, hardware, time_decode, timed, weight_bytes
 
 _DEVICES = ("cpu", "cuda")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}

@@ -78,12 +78,12 @@ def measure_fidelity(
         batch = rows[start : start + batch_size]
         lengths = [len(completion) for _, completion in batch]
         targets = torch.tensor([token for _, completion in batch for token in completion], device=reference.device)
-        policy_logits, reference_logits = (_completion_logits(model, batch) for model in (policy, reference))
+        policy_logits, reference_logits = (completion_logits(model, batch) for model in (policy, reference))
         reference_logps = token_logps(reference_logits, targets)
         exact_rewards += implicit_reward(token_logps(policy_logits, targets), reference_logps).split(lengths)
         for label, hooks in approximations.items():
             with _hooked(reference, hooks):
-                logits = _completion_logits(reference, batch)
+                logits = completion_logits(reference, batch)
             for name, values in _differences(policy_logits, logits, reference_logits, **contrast).items():
                 tokens[label][name].append(values.double().cpu())
             rewards[label] += implicit_reward(token_logps(logits, targets), reference_logps).split(lengths)
@@ -132,7 +132,7 @@ def _kl(logps: Tensor, other_logps: Tensor) -> Tensor:
     return (logps.exp() * (logps - other_logps)).masked_fill(logps == -torch.inf, 0.0).sum(-1)
 
 
-def _completion_logits(model: PreTrainedModel, batch: list[tuple[list[int], list[int]]]) -> Tensor:
+def completion_logits(model: PreTrainedModel, batch: list[tuple[list[int], list[int]]]) -> Tensor:
     """Logits, float32 of shape `(N, V)`, that predict the batch's completion tokens, one row after the other."""
     whole = [torch.tensor(prompt + completion) for prompt, completion in batch]
     # Right padding: a causal model never looks at it, so every row keeps its own positions.

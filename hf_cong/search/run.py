@@ -16,9 +16,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ..checkpoints import content_key, tokenizer_identity
 from ..engines import TransformersEngine
 from ..journal import Journal, check_identity, check_manifest, read_manifest, replacing, write_manifest
-from ..prompts import read_prompts, read_rows
+from ..prompts import read_prompts
 from ..rewards import ImplicitReward
-from ..rewards.reward_accuracy import reward_accuracy
+from ..rewards.reward_accuracy import read_preferences, reward_accuracy
 from .batches import SearchSettings, check_reward, search_batches
 from .report import plot_search, render_search, summarise
 from .samplers import Sampler
@@ -139,7 +139,9 @@ def run_search(
 
     with Journal(output_dir / "journal.jsonl", plan) as journal:
         reward, model = (one() if _is_function(one) else one for one in (reward, model))
-        accuracy = None if preferences is None else _measure(reward, preferences)
+        accuracy = None
+        if preferences is not None:
+            accuracy = asdict(reward_accuracy(reward, *read_preferences(preferences).values()))
         costs = {}
         for method, way in ways.items():
             sampler = as_sampler(model, tokenizer, way, chat_template_kwargs=chat_template_kwargs)
@@ -221,23 +223,6 @@ def _reward_identity(reward: ImplicitReward | Callable) -> dict:
 
 def _is_function(value: object) -> bool:
     return callable(value) and not isinstance(value, torch.nn.Module)
-
-
-def _measure(reward: ImplicitReward, preferences: datasets.Dataset | list | str | Path) -> dict:
-    """The pair's accuracy on preferences, in TRL's format, plain or conversational."""
-    columns = {"prompt": [], "chosen": [], "rejected": []}
-    for index, row in enumerate(read_rows(preferences, "prompt")):
-        for name, values in columns.items():
-            value = row.get(name)
-            if name != "prompt" and isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-                value = value[0].get("content")
-            if not isinstance(value, str | list) or (name != "prompt" and not isinstance(value, str)):
-                raise ValueError(
-                    f"Row {index} of `preferences` has the `{name}` {repr(row.get(name))[:80]}; each needs `prompt`, "
-                    "and `chosen` and `rejected` as texts or as one message. Correct the row."
-                )
-            values.append(value)
-    return asdict(reward_accuracy(reward, *columns.values()))
 
 
 def _finish(output_dir: Path, results: list[dict], ways: dict, costs: dict, facts: dict) -> None:

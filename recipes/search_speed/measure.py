@@ -21,7 +21,6 @@ from torch import Tensor
 from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_cong import ImplicitReward
-from hf_cong.timing import hardware, timed
 from hf_cong.functional import token_logps
 from hf_cong.report.plots import COLOURS, MARKERS
 from hf_cong.report.tables import render_table
@@ -29,6 +28,7 @@ from hf_cong.sampling import warpers
 from hf_cong.search.batches import SearchSettings
 from hf_cong.search.samplers import Row
 from hf_cong.search.search import as_sampler, weak_to_strong_search
+from hf_cong.timing import hardware, timed
 
 SAMPLING = {"temperature": 0.7, "top_k": 50, "top_p": 1.0}
 

@@ -13,6 +13,8 @@ from torch import Tensor
 from torch.utils import collect_env
 from transformers import PreTrainedModel
 
+from .pair.configuration_stacks import key_value_shape
+
 _PACKAGES = ("hf-cong", "torch", "transformers", "peft")
 
 
@@ -69,10 +71,8 @@ def cache_bytes(models: tuple[PreTrainedModel, ...], rows: int, tokens: int) -> 
     total = 0
     for model in models:
         config = model.config.get_text_config(decoder=True)
-        shape = config.to_dict()
-        head = shape.get("head_dim") or config.hidden_size // config.num_attention_heads
-        per_token = 2 * config.num_hidden_layers * config.num_key_value_heads * head
-        total += per_token * rows * tokens * model.dtype.itemsize
+        heads, width = key_value_shape(config)
+        total += 2 * config.num_hidden_layers * heads * width * rows * tokens * model.dtype.itemsize
     return total
 
 
