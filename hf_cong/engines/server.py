@@ -4,6 +4,8 @@
 import json
 import os
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from urllib.parse import urldefrag, urlsplit
 
 try:
@@ -80,6 +82,47 @@ class Server:
                 f"behind a #, like '{self.url}#{next(iter(models), 'name')}'."
             )
         return models[self.wanted] if self.wanted else next(iter(models.values()))
+
+    def served(self) -> dict:
+        """[`model`]; where others are listed, the name behind the `#` (`transformers serve` lists a cache)."""
+        try:
+            return self.model()
+        except (ConnectionError, ValueError) as error:
+            if not self.wanted or isinstance(error.__cause__, openai.APIConnectionError):
+                raise
+            return {"id": self.wanted}
+
+
+def ask_all(ask: Callable, requests: list, concurrency: int) -> tuple[list, Exception | None]:
+    """
+    Asks for every request, some at a time. The first failure stops the asking; what is under way is waited for.
+
+    Args:
+        ask (`Callable`): Gives the answer to one request. Called in many threads.
+        requests (`list`): What to ask.
+        concurrency (`int`): Most requests under way.
+
+    Returns:
+        `tuple[list, Exception]`: the answers in the order of the requests, `None` where there is none; and the first
+        failure, if any, an `openai.APIError` or a `ValueError`.
+    """
+    failures = []
+
+    def ask_one(request):
+        if failures:
+            return None
+        try:
+            return ask(request)
+        except (openai.APIError, ValueError) as error:
+            failures.append(error)
+            return None
+
+    pool = ThreadPoolExecutor(concurrency)
+    try:
+        answers = list(pool.map(ask_one, requests))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return answers, failures[0] if failures else None
 
 
 def cause(error: Exception) -> str:

@@ -5,13 +5,12 @@ import json
 import logging
 import threading
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from transformers import PreTrainedTokenizerBase
 
 from ..checkpoints import content_key
-from ..engines.server import Server, cause, openai
+from ..engines.server import Server, ask_all, cause, openai
 from ..journal import Journal
 from ..prompts import encode_prompt
 from ..sampling import row_seed, warpers
@@ -94,7 +93,7 @@ class EndpointSampler(Sampler):
         self.tokenizer, self.chat_template_kwargs = tokenizer, chat_template_kwargs
         self.stop_strings, self.concurrency = stop_strings or [], concurrency
         self._server = Server(url, argument="model", timeout=timeout, max_retries=max_retries)
-        served = self._served()
+        served = self._server.served()
         self.identity = {"served_model": served["id"], "root": served.get("root")}
         self._context_length = served.get("max_model_len")
         self._sampling, self._together = do_sample, None
@@ -133,25 +132,14 @@ class EndpointSampler(Sampler):
         requests = {}
         for index, row in enumerate(rows):
             requests.setdefault((row.parent, None if self._together else index), []).append(index)
-        failures = []
 
-        def ask(parent: int, indices: list[int]) -> list[_Choice] | None:
-            if failures:
-                return None
-            try:
-                return self._sample("".join(self._rows[parent]), length, [seeds[index] for index in indices])
-            except (openai.APIError, ValueError) as error:
-                failures.append(error)
-                return None
+        def ask(request: tuple[tuple, list[int]]) -> list[_Choice]:
+            (parent, _), indices = request
+            return self._sample("".join(self._rows[parent]), length, [seeds[index] for index in indices])
 
-        pool = ThreadPoolExecutor(self.concurrency)
-        try:
-            futures = [pool.submit(ask, parent, indices) for (parent, _), indices in requests.items()]
-            answers = [future.result() for future in futures]
-        finally:
-            pool.shutdown(cancel_futures=True)
-        if failures:
-            raise self._failure(failures[0])
+        answers, failure = ask_all(ask, list(requests.items()), self.concurrency)
+        if failure is not None:
+            raise self._failure(failure)
         choices = {
             index: choice
             for indices, answer in zip(requests.values(), answers, strict=True)
@@ -164,15 +152,6 @@ class EndpointSampler(Sampler):
         self._rows = [(prompt, row.text) for (prompt, _), row in zip(parents, written, strict=True)]
         self._chunk += 1
         return written
-
-    def _served(self) -> dict:
-        """What the server says of its model. `transformers serve` lists the Hub's cache, not what it serves."""
-        try:
-            return self._server.model()
-        except (ConnectionError, ValueError) as error:
-            if not self._server.wanted or isinstance(error.__cause__, openai.APIConnectionError):
-                raise
-            return {"id": self._server.wanted}
 
     def _probe(self, text: str) -> None:
         """A first answer of one token: is text completed, do choices come together, what is refused?"""
