@@ -9,14 +9,14 @@ from peft import PeftConfig
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
-from ..checkpoints import model_identity
+from ..checkpoints import commit_of, model_identity
 from ..pair import (
     ContrastivePairForCausalLM,
     EmulatedFineTuningConfig,
     EmulatedFineTuningForCausalLM,
     StacksConfig,
 )
-from ..pair.modeling_stacks import load_tokenizer
+from ..pair.modeling_stacks import load_member, load_tokenizer
 
 _MISPLACED = {
     "alpha": "`alpha` is the weight of a pair that writes by itself. With a base it is `beta`: leave `alpha` out.",
@@ -33,7 +33,9 @@ def named_engine(
     beta: float | None = None,
     plausibility_threshold: float | None = None,
     dtype: str = "auto",
-) -> tuple[Callable[[], PreTrainedModel], dict, PreTrainedTokenizerBase]:
+    revisions: dict[str, str] | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[Callable[..., PreTrainedModel], dict, PreTrainedTokenizerBase]:
     """
     A pair of two checkpoints, of a LoRA adapter and its base, or saved as one; a larger model steered by any of these;
     or one model alone.
@@ -47,19 +49,29 @@ def named_engine(
         plausibility_threshold (`float`, *optional*): τ. Defaults to a saved model's own, else to 0.1; with a `base` to
             0.1, whatever the pair's own.
         dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
+        revisions (`dict[str, str]`, *optional*): Branches, tags or commits on the Hub by role: `policy`, `reference`,
+            `base`. Defaults to the main branch; for an adapter's own base to the one that the adapter names.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether to run code that comes with a model.
 
     Returns:
-        `tuple`: a function that loads the engine, what names it (its `engine_id`), and its tokenizer.
+        `tuple`: a function that loads the engine, whose keywords are arguments of `from_pretrained` that override
+        ours; what names it (its `engine_id`); and its tokenizer.
 
     Raises:
         ValueError: if what is saved as one gets a reference or a base, one model alone a `base`, or if `alpha`, `beta`
             or `plausibility_threshold` has no place in the engine.
     """
-    engine_id = {"policy": model_identity(policy), "dtype": dtype}
-    adapter = find_adapter_config_file(policy) is not None
-    config = None if adapter else AutoConfig.from_pretrained(policy)
+    at = {role: {"revision": revision} for role, revision in (revisions or {}).items() if revision is not None}
+    trust = {"trust_remote_code": trust_remote_code}
+    engine_id = {"policy": model_identity(policy, **at.get("policy", {})), "dtype": dtype}
+    of_policy = commit_of(engine_id["policy"])
+    adapter = find_adapter_config_file(policy, **of_policy) is not None
+    config = None if adapter else AutoConfig.from_pretrained(policy, **trust, **of_policy)
     saved, steered = isinstance(config, StacksConfig), isinstance(config, EmulatedFineTuningConfig)
-    before = PeftConfig.from_pretrained(policy).base_model_name_or_path if adapter and not reference else reference
+    before, of_before = reference, at.get("reference", {})
+    if adapter and reference is None:
+        adapter_config = PeftConfig.from_pretrained(policy, **of_policy)
+        before, of_before = adapter_config.base_model_name_or_path, {"revision": adapter_config.revision or "main"}
     if saved and reference is not None:
         raise ValueError(f"`policy` {policy!r:.80} is a saved pair and has its reference. Leave `reference` out.")
     if steered and base is not None:
@@ -90,22 +102,37 @@ def named_engine(
     settings = {**defaults, **given}
     engine_id |= settings
     if before is not None:
-        engine_id["reference"] = model_identity(before)
+        engine_id["reference"] = model_identity(before, **of_before)
     if base is not None:
-        engine_id["base"] = model_identity(base)
+        engine_id["base"] = model_identity(base, **at.get("base", {}))
+    # What is loaded later is what was named now, though a branch may have moved in between.
+    pins = {role: commit_of(engine_id[role]) for role in ("policy", "reference", "base") if role in engine_id}
 
-    def load() -> PreTrainedModel:
+    def load(**init_kwargs) -> PreTrainedModel:
         # Each process of a `torchrun` has its own device; alone, the models may spread over all.
         state = PartialState(cpu=not torch.accelerator.is_available())
         device = "auto" if state.num_processes == 1 else state.device
-        init = {"dtype": dtype, "device_map": device, "use_safetensors": True}
+        init = {"dtype": dtype, "device_map": device, "use_safetensors": True, **trust, **init_kwargs}
+
+        def member(name: str | None, role: str) -> str | PreTrainedModel | None:
+            # `from_pair` takes one revision, the policy's, for all that it loads by name.
+            if name is None or pins[role] == of_policy:
+                return name
+            return load_member(name, role, {**init, **pins[role]})[0]
+
+        own = {**init, **of_policy}
+        before_it = member(before, "reference")
         if base is not None:
-            return EmulatedFineTuningForCausalLM.from_pair(base, policy, reference, **settings, model_init_kwargs=init)
+            return EmulatedFineTuningForCausalLM.from_pair(
+                member(base, "base"), policy, before_it, **settings, model_init_kwargs=own
+            )
         if before is not None:
-            return ContrastivePairForCausalLM.from_pair(policy, reference, **settings, model_init_kwargs=init)
-        return AutoModelForCausalLM.from_pretrained(policy, **settings, **init)
+            return ContrastivePairForCausalLM.from_pair(policy, before_it, **settings, model_init_kwargs=own)
+        return AutoModelForCausalLM.from_pretrained(policy, **settings, **own)
 
     if base is not None:
-        return load, engine_id, AutoTokenizer.from_pretrained(base)
-    beside = load_tokenizer(policy) if adapter else None  # PEFT saves an adapter without one
-    return load, engine_id, beside or AutoTokenizer.from_pretrained(before if adapter and before else policy)
+        return load, engine_id, AutoTokenizer.from_pretrained(base, **trust, **pins["base"])
+    beside = load_tokenizer(policy, **trust, **of_policy) if adapter else None  # PEFT saves an adapter without one
+    if adapter and beside is None and before:
+        return load, engine_id, AutoTokenizer.from_pretrained(before, **trust, **pins["reference"])
+    return load, engine_id, beside or AutoTokenizer.from_pretrained(policy, **trust, **of_policy)

@@ -1,0 +1,49 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""lm-eval's stock `--model vllm` on a saved pair. `make test-vllm` runs it."""
+
+import os
+from unittest import mock
+
+import pytest
+
+from hf_cong import ContrastivePairForCausalLM
+from tests.engines import saved_in_vllm
+from tests.tiny import tiny_pair
+
+pytest.importorskip("vllm", reason="vLLM is not installed: `make test-vllm`")
+pytest.importorskip("lm_eval", reason="lm-eval is not installed")
+
+from lm_eval.models.vllm_causallms import VLLM
+from vllm.distributed import cleanup_dist_env_and_memory
+
+from tests.lm.harness import TOKENIZER, answers, by_hand, furthest, save
+
+pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
+
+
+def in_vllm(directory, **engine):
+    settings = {name: saved_in_vllm.ENGINE[name] for name in ("dtype", "gpu_memory_utilization", "enforce_eager")}
+    with mock.patch.dict(os.environ, saved_in_vllm._ENVIRONMENT):
+        try:
+            lm = VLLM(pretrained=directory, max_model_len=256, batch_size="auto", **settings, **engine)
+            got = answers(lm)
+            lm.model.llm_engine.engine_core.shutdown()
+        finally:
+            cleanup_dist_env_and_memory()
+    return got
+
+
+def test_stock_vllm_on_a_saved_pair(tmp_path):
+    """
+    An engine has one τ for all it computes: likelihoods take τ = 0, generations the pair's own.
+    """
+    members = tiny_pair("qwen2", **{**saved_in_vllm.SHAPE, "vocab_size": len(TOKENIZER)})
+    pair = ContrastivePairForCausalLM.from_pair(*members, alpha=0.3, plausibility_threshold=0.2)
+    directory = save(tmp_path, pair=pair)["pair"]
+    expected = by_hand(members, alpha=0.3, plausibility_threshold=0.2)
+    masked = in_vllm(directory)
+    assert masked[2] == expected[2]
+    assert masked[1][0] < -1e3  # the control: tokens outside the plausible set count as impossible
+    unmasked = in_vllm(directory, hf_overrides={"plausibility_threshold": 0.0})
+    assert furthest((*unmasked[:2], expected[2]), expected) < 1e-3
+    assert unmasked[2] == by_hand(members, alpha=0.3, plausibility_threshold=0.0)[2]
