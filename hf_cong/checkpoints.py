@@ -86,6 +86,12 @@ def model_identity(model: str | PreTrainedModel, **init_kwargs: Any) -> str:
     return f"{model}@{Path(file).parent.name}"  # the cache of the Hub names a folder by its commit
 
 
+def commit_of(identity: str) -> dict[str, str]:
+    """What [`model_identity`] named, as an argument of `from_pretrained`: `revision`, for a model of the Hub."""
+    _, at, commit = identity.partition("@")
+    return {"revision": commit} if at else {}
+
+
 def tokenizer_identity(tokenizer: PreTrainedTokenizerBase) -> str:
     """Names what a tokenizer makes of text: its vocabulary, special tokens and chat template."""
     return content_key(tokenizer.get_vocab(), tokenizer.special_tokens_map, tokenizer.chat_template)

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
+import torch
 
 from tests.hub.stand_in import StandInHub
 
@@ -14,8 +15,6 @@ _HUB = StandInHub(Path(_HOME.name))
 _HUB.start()
 os.environ.update(_HUB.env)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-import torch
 
 # On a busy machine two threads can be many times slower than one, and one thread sums in one order.
 torch.set_num_threads(1)
