@@ -6,7 +6,16 @@ import pytest
 from PIL import Image
 
 from hf_cong.evaluation.text_metrics import distinct_n
-from hf_cong.report.plots import plot_bands, plot_curves, plot_front, plot_scatter, plot_stages, plot_sweep
+from hf_cong.report.plots import (
+    plot_bands,
+    plot_curves,
+    plot_differences,
+    plot_front,
+    plot_scatter,
+    plot_stages,
+    plot_sweep,
+    plot_win_matrix,
+)
 from hf_cong.report.statistics import Interval, mean_interval, spearman
 from hf_cong.report.tables import render_table
 
@@ -114,7 +123,46 @@ def _bands(path):
     plot_bands(path, curves, {f"{LONG} {i}": alone for i in range(7)}, title=LONG, xlabel=LONG, ylabel=LONG)
 
 
-@pytest.mark.parametrize("draw", [_stages, _scatter, _sweep, _front, _curves, _bands])
+def _matrix(path, size=11):
+    rates = [[None if i == j or i + j == 2 else 0.5 + (i - j) / 25 for j in range(size)] for i in range(size)]
+    ties = [[0.1] * size for _ in range(size)]
+    plot_win_matrix([f"{LONG} {i}"[-24:] for i in range(size)], rates, ties, path, title=LONG)
+
+
+def _two_in_a_matrix(path):
+    plot_win_matrix([LONG, "b"], [[None, 1.0], [0.0, None]], [[0.0] * 2] * 2, path, title="t")
+
+
+def _differences(path):
+    interval = mean_interval([-0.1, 0.2, 0.5])
+    panels = {f"{LONG} {i}": {LONG: interval, "b": None, "c": Interval(0.5, -math.inf, math.inf)} for i in range(7)}
+    plot_differences(path, {**panels, "last": {"d": Interval(0, 0, 0)}}, baseline=LONG, title=LONG)
+
+
+def _one_difference(path):
+    plot_differences(path, {"task": {"a": Interval(3e4, 2e4, 4e4)}}, baseline="b", title="t")
+
+
+def _one_group(path):
+    plot_scatter(path, {LONG: ([1, 2, 3], [1, 3, 2])}, title=LONG, xlabel=LONG, ylabel=LONG)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        _stages,
+        _scatter,
+        _one_group,
+        _sweep,
+        _front,
+        _curves,
+        _bands,
+        _matrix,
+        _two_in_a_matrix,
+        _differences,
+        _one_difference,
+    ],
+)
 def test_nothing_is_cut_at_the_edge_of_a_picture(draw, tmp_path):
     draw(tmp_path / "picture.png")
     picture = np.asarray(Image.open(tmp_path / "picture.png").convert("L"))
@@ -122,6 +170,11 @@ def test_nothing_is_cut_at_the_edge_of_a_picture(draw, tmp_path):
     assert (picture < 128).any()
     edge = np.concatenate([picture[:2].ravel(), picture[-2:].ravel(), picture[:, :2].ravel(), picture[:, -2:].ravel()])
     assert edge.min() == 255
+
+
+def test_a_matrix_of_another_size_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"`ties` must have 2 rows of 2, one for each name, got rows of \[2, 1\]"):
+        plot_win_matrix(["a", "b"], [[None, 1.0], [0.0, None]], [[0.0, 0.0], [0.0]], tmp_path / "p.png", title="t")
 
 
 def test_a_single_prompt_can_be_drawn(tmp_path):

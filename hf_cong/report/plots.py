@@ -7,12 +7,14 @@ Ito 2008).
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from .statistics import Interval, spearman
 
@@ -90,9 +92,10 @@ def plot_scatter(
             Quantities and units.
     """
     every = [np.concatenate([group[axis] for group in groups.values()]) for axis in (0, 1)]
-    rows = -(-len(groups) // 3)
+    columns = min(3, len(groups))
+    rows = -(-len(groups) // columns)
     figure = Figure(figsize=(_WIDTH, 2.3 * rows + 1.2), dpi=150, layout="constrained")
-    panels = figure.subplots(rows, 3, sharex=True, sharey=True, squeeze=False).ravel()
+    panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (label, (x, y)) in zip(panels, groups.items(), strict=False):
         axes.scatter(*every, s=5, color="#D5D5D5", linewidths=0)
         axes.scatter(x, y, s=9, color=COLOURS[0], alpha=0.35, linewidths=0)
@@ -101,7 +104,7 @@ def plot_scatter(
         axes.set_axis_off()
     figure.suptitle(_wrap(f"{title}\nAll {len(every[0])} samples (grey): {_rho(*every)}", 76), fontsize=12)
     figure.supxlabel(_wrap(xlabel, 72), fontsize=11)
-    figure.supylabel(_wrap(ylabel, 50), fontsize=11)
+    figure.supylabel(_wrap(ylabel, 36 if rows == 1 else 50), fontsize=11)
     _save(figure, path)
 
 
@@ -205,11 +208,11 @@ def plot_curves(
     *,
     title: str,
     xlabel: str,
+    logarithmic: bool = True,
 ) -> None:
-    """Panels side by side, in each a curve for every label over the same setting, whose axis is logarithmic.
+    """Panels side by side, in each a curve for every label over the same setting.
 
-    A quantity that spans more than a factor of ten has a logarithmic axis too. The curves are shifted sideways a
-    little, so that none hides another.
+    The curves are shifted sideways a little, so that none hides another.
 
     Args:
         path (`str` or `Path`):
@@ -221,23 +224,29 @@ def plot_curves(
             What is shown.
         xlabel (`str`):
             The setting.
+        logarithmic (`bool`, *optional*, defaults to `True`):
+            Whether the axis of the setting is logarithmic, and that of a quantity that spans more than a factor of
+            ten.
     """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     settings = sorted({x for curves in panels.values() for points in curves.values() for x in points})
+    step = min((after - before for before, after in pairwise(settings)), default=1.0)
     figure = Figure(figsize=(_WIDTH, 3.6 + 0.25 * len(labels)), dpi=150, layout="constrained")
     for axes, (ylabel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
         _style(axes, "", _wrap(xlabel, 36), ylabel, fontsize=11)
-        axes.set_xscale("log", base=2)
+        if logarithmic:
+            axes.set_xscale("log", base=2)
         ends = [end for points in curves.values() for point in points.values() for end in point]
-        if min(ends) > 0 and max(ends) > 10 * min(ends):
+        if logarithmic and min(ends) > 0 and max(ends) > 10 * min(ends):
             axes.set_yscale("log", base=2)
             axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
         for label, points in curves.items():
             number = labels.index(label)
-            beside = 2 ** (0.5 * (number + 0.5) / len(labels) - 0.25)
+            beside = 0.5 * (number + 0.5) / len(labels) - 0.25
+            places = [x * 2**beside if logarithmic else x + step * beside for x in points]
             middles, lows, highs = (np.array(values) for values in zip(*points.values(), strict=True))
             axes.errorbar(
-                [x * beside for x in points],
+                places,
                 middles,
                 yerr=[middles - lows, highs - middles],
                 marker=MARKERS[(number + number // 8) % 8],
@@ -341,6 +350,125 @@ def plot_bands(
         axes.axhspan(level.mean - below[0], level.mean + above[0], color=colour, alpha=0.18, linewidth=0)
         axes.axhline(level.mean, linestyle="--", color=colour, label=label)
     _legend_below(figure, axes)
+    _save(figure, path)
+
+
+def plot_win_matrix(
+    names: Sequence[str],
+    rates: Sequence[Sequence[float | None]],
+    ties: Sequence[Sequence[float | None]],
+    path: str | Path,
+    *,
+    title: str,
+) -> None:
+    """Every system against every other: how often the row wins, a tie counting half, and how often they tie.
+
+    Args:
+        names (`Sequence[str]`):
+            Label of each system, in the order of rows and columns.
+        rates (`Sequence[Sequence[float | None]]`):
+            Row by row, the [`WinRate.rate`] of the row's system over the column's; `None` where they were not
+            compared. The diagonal is not looked at.
+        ties (`Sequence[Sequence[float | None]]`):
+            The share of the prompts that are ties.
+        path (`str` or `Path`):
+            PNG file to write.
+        title (`str`):
+            What is shown.
+
+    Raises:
+        ValueError: if the rows and columns are not as many as the names.
+    """
+    size = len(names)
+    for name, table in (("rates", rates), ("ties", ties)):
+        if [len(row) for row in table] != [size] * size:
+            found = [len(row) for row in table]
+            raise ValueError(f"`{name}` must have {size} rows of {size}, one for each name, got rows of {found}.")
+    shares = np.array(rates, dtype=np.float64)
+    np.fill_diagonal(shares, np.nan)
+    figure, axes = _figure(min(6.6, 1.5 + 0.75 * size), title, "", "")
+    colours = LinearSegmentedColormap.from_list("wins", [COLOURS[1], "#FFFFFF", COLOURS[0]])
+    colours = colours.with_extremes(bad="#EEEEEE")
+    # Wider than any share, so that no cell is too dark for its text.
+    image = axes.imshow(shares, cmap=colours, vmin=-0.3, vmax=1.3, aspect="auto")
+    for row, column in np.argwhere(np.isfinite(shares)):
+        text = f"{shares[row, column]:.0%}\n({ties[row][column]:.0%})"
+        axes.text(column, row, text, ha="center", va="center", fontsize=min(11, 105 / size))
+    upright = size > 7
+    axes.set_xticks(range(size), [_wrap(name, 22 if upright else 14) for name in names], rotation=90 * upright)
+    axes.set_yticks(range(size), [_wrap(name, 22) for name in names])
+    axes.tick_params(length=0)
+    axes.grid(visible=False)
+    axes.spines[["left", "bottom"]].set_visible(False)
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1), pad=0.02, aspect=30, label="win rate of the row")
+    bar.ax.set_ylim(0, 1)
+    bar.outline.set_visible(False)
+    figure.supxlabel("share of the prompts that the row wins, a tie counting half (in brackets: ties)", fontsize=11)
+    _save(figure, path)
+
+
+def plot_differences(
+    path: str | Path,
+    differences: Mapping[str, Mapping[str, Interval | None]],
+    *,
+    baseline: str,
+    title: str,
+) -> None:
+    """A panel for every task, in it how far each system is from the baseline; filled where the interval excludes 0.
+
+    Args:
+        path (`str` or `Path`):
+            PNG file to write.
+        differences (`Mapping[str, Mapping[str, Interval | None]]`):
+            For every task (with its metric and unit) and system, the [`paired_difference`] to the baseline; `None`, or
+            left out, where there is none. A system has one place and colour in all panels.
+        baseline (`str`):
+            Label of the system that is the zero line.
+        title (`str`):
+            What is shown.
+    """
+    systems = list(dict.fromkeys(system for panel in differences.values() for system in panel))
+    columns = min(3, len(differences))
+    rows = -(-len(differences) // columns)
+    figure = Figure(figsize=(_WIDTH, (0.9 + 0.3 * len(systems)) * rows + 1.1), dpi=150, layout="constrained")
+    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
+    for axes, (task, panel) in zip(panels, differences.items(), strict=False):
+        _style(axes, _wrap(task, 78 // columns - 2), "", "", fontsize=10)
+        axes.axvline(0, color=COLOURS[6], linewidth=1.2)
+        for place, system in enumerate(systems):
+            interval = panel.get(system)
+            if interval is None:
+                axes.text(
+                    0.02,
+                    place,
+                    "not measured",
+                    transform=axes.get_yaxis_transform(),
+                    va="center",
+                    color="#666666",
+                    fontsize=9,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )
+                continue
+            colour = COLOURS[place % 8]
+            axes.errorbar(
+                interval.mean,
+                place,
+                xerr=_errors([interval]),
+                fmt=MARKERS[(place + place // 8) % 8],
+                color=colour,
+                markerfacecolor="white" if interval.low <= 0 <= interval.high else colour,
+                markersize=7,
+                capsize=3,
+            )
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.margins(x=0.1)
+        axes.grid(axis="y", visible=False)
+    for axes in panels[len(differences) :]:
+        axes.set_axis_off()
+    panels[0].set_yticks(range(len(systems)), [_wrap(system, 22) for system in systems])
+    panels[0].set_ylim(len(systems) - 0.4, -0.6)
+    figure.suptitle(_wrap(title, 76), fontsize=12)
+    figure.supxlabel(_wrap(f"difference to {baseline}, 95% interval (filled: it excludes 0)", 72), fontsize=11)
     _save(figure, path)
 
 
