@@ -4,8 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 VLLM_VENV := .venv-vllm
 VLLM_VERSION := 0.32.0
+ALPACA_VENV := .venv-alpaca
 
-.PHONY: demo test test-slow test-vllm lint clean
+.PHONY: demo test test-slow test-vllm test-alpaca lint clean
 
 demo: $(VENV)/.installed
 	$(BIN)/hf-cong demo --output_dir runs/demo
@@ -19,6 +20,10 @@ test-slow: $(VENV)/.installed
 # vLLM's own pins differ from ours, so it has an environment of its own.
 test-vllm: $(VLLM_VENV)/.installed
 	$(VLLM_VENV)/bin/python -m pytest -m vllm tests/engines
+
+# AlpacaEval needs older packages than ours, and none of ours: its tests read a file that the others say we write.
+test-alpaca: $(ALPACA_VENV)/.installed
+	$(ALPACA_VENV)/bin/python -m pytest --noconftest -m alpaca tests/alpaca
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .
@@ -45,5 +50,10 @@ $(VLLM_VENV)/.installed: pyproject.toml constraints.txt
 		printf 'Metadata-Version: 2.1\nName: vllm\nVersion: $(VLLM_VERSION)+cpu\n' > $$metadata/METADATA
 	touch $@
 
+$(ALPACA_VENV)/.installed:
+	$(PYTHON) -m venv $(ALPACA_VENV)
+	$(ALPACA_VENV)/bin/pip install --quiet --disable-pip-version-check alpaca-eval==0.6.6 "pandas<3" "datasets<4" pytest pytest-timeout
+	touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) runs
+	rm -rf $(VENV) $(VLLM_VENV) $(ALPACA_VENV) runs

@@ -47,7 +47,7 @@ here**
 # In another order than the questions, one of nobody's asking, with a system message, one plain.
 ROWS = [
     {"prompt": "What is 2 + 2?", "completion": "4", "finish_reason": "stop"},
-    {"prompt": [{"role": "user", "content": QUESTIONS[1]["prompt"]}], "completion": ' Möwe 😺 "{}" <|im_end|>'},
+    {"prompt": [{"role": "user", "content": QUESTIONS[1]["prompt"]}], "completion": ' Möwe 😺 "{}" </s>'},
     {"prompt": "Who asked?", "completion": "Nobody."},
     {
         "prompt": [
