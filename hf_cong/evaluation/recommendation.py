@@ -125,7 +125,8 @@ def _by_reward(records: Records, series: Series, basis: str) -> tuple[list[Setti
         needed = max(math.ceil(prompts * ((nearest.mean - nearest.low) / nearest.mean) ** 2), MIN_PROMPTS)
         reason += f" A lead as small as that over {called[unclear[0]]} takes about {needed:,} prompts."
     careful = min([leader, *unclear], key=_means(records, "kl_sampled").get)
-    return [leader, *tied], False, f"{reason} Of these, {called[careful]} is the nearest to the policy."
+    reason += f" Until then the careful choice is {called[careful]}, the nearest of these to the policy."
+    return [leader, *tied], False, reason
 
 
 def _by_fluency(records: Records, series: Series, basis: str) -> tuple[list[Setting], bool, str]:
@@ -144,16 +145,19 @@ def _by_fluency(records: Records, series: Series, basis: str) -> tuple[list[Sett
     free = [s for s in alone if gains[s].low > 0 and costs[s] is not None and costs[s].high <= MARGIN]
     free.sort(key=means.get, reverse=True)
     if not free:
-        reason = (
-            "No setting is shown to gain implicit reward at no more than 5% of perplexity. More prompts may show one; "
-            "an explicit reward would say more."
-        )
+        read = [setting for setting in alone if gains[setting].low > 0 and costs[setting] is not None]
+        reason = "No setting is shown to gain implicit reward at no more than 5% of perplexity."
+        if read:
+            least = min(read, key=lambda setting: costs[setting].mean)
+            share, low, high = (f"{math.expm1(value):+.1%}" for value in costs[least])
+            reason += f" The one of least cost, {called[least]}, has {share} of perplexity ({low} to {high})."
+        reason += " Whether a gain is worth its cost, only an explicit reward can tell."
         return [], False, reason
     best = free[0]
     reason = (
         f"By fluency, as no explicit reward was given: {called[best]} gains {_written(gains[best])} nats of implicit "
         f"reward per token over the policy alone, and its perplexity is at most "
-        f"{math.exp(max(costs[best].high, 0)) - 1:.1%} above it. Whether its text is better, only an explicit reward "
+        f"{math.expm1(max(costs[best].high, 0)):.1%} above it. Whether its text is better, only an explicit reward "
         "can tell."
     )
     return free, True, reason

@@ -7,7 +7,6 @@ judge that fails half-way loses anything.
 
 import contextlib
 import functools
-import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -19,17 +18,18 @@ from ..checkpoints import content_key, tokenizer_identity
 from ..engines import TransformersEngine
 from ..engines.named import named_engine
 from ..generation import generate_completions
-from ..journal import Journal, check_identity, read_manifest, write_manifest
+from ..journal import check_identity, read_manifest, write_manifest
 from ..pair import ContrastivePairForCausalLM
 from ..prompts import read_prompts
 from ..sampling import Decoding
 from .recommendation import recommend
 from .sweep_measures import ScoringJudge, by_judge, by_other_model, by_pair, join, measure
-from .sweep_report import COLUMNS, summarise, write_report
+from .sweep_report import COLUMNS, file_name, summarise, write_report
 from .sweep_settings import Setting, all_settings, sweep_settings
 
 _MANIFEST = "manifest.json"
 _FORMULA = ("alpha", "plausibility_threshold")
+_RESULTS = ("recommendation", "summary", "counts")
 
 
 def run_sweep(
@@ -59,7 +59,9 @@ def run_sweep(
     the evidence is too thin to.
 
     Every setting answers the same prompts with the same random numbers, and all comparisons are paired by `prompt_id`.
-    [`recommend`] states the rule. After a kill, or a judge that failed, the same command goes on where that was.
+    [`recommend`] states the rule. After a kill, or a judge that failed, the same command goes on where that was. A
+    finished sweep can be asked for other settings and judges: only what is new is written and measured, and tables and
+    pictures are those of the latest command.
 
     Args:
         prompts (`datasets.Dataset`, `list`, `str` or `Path`):
@@ -70,9 +72,9 @@ def run_sweep(
         tokenizer (`PreTrainedTokenizerBase`):
             The tokenizer of the pair.
         output_dir (`str` or `Path`):
-            Receives `completions/` (a folder for each setting), `journal.jsonl`, then `rows.csv` (all measures of each
-            completion), `summary.csv` (of each setting), `win_rates.csv`, `sweep.md`, pictures and, last,
-            `manifest.json`.
+            Receives `completions/` (a folder for each setting), `measures/` (a journal for each), then `rows.csv` (all
+            measures of each completion), `summary.csv` (of each setting), `win_rates.csv`, `sweep.md`, pictures and,
+            last, `manifest.json`.
         pair_id (`dict`, *optional*):
             Names everything but α and τ in the pair that changes what it writes (JSON values). A loaded pair is known
             by hashes of its weights; a function must have one.
@@ -140,67 +142,76 @@ def run_sweep(
         load_other, other_id, other_tokenizer = named_engine(perplexity_model)
 
     pair_id = _pair_identity(pair, pair_id)
-    identity = {
+    writing = {
         "prompts": content_key(rows["prompt_id"][:]),
-        "settings": [list(setting) for setting in settings],
         "pair": pair_id,
         "tokenizer": tokenizer_identity(tokenizer),
-        "judges": {judge.name: judge.identity for judge in judges},
-        "perplexity": other_id,
         "seed": seed,
         **decoding,
         "chat_template_kwargs": chat_template_kwargs,
     }
-    plan = {**identity, "batch_size": batch_size}  # another batch is another rounding
+    identity = {
+        **writing,
+        "settings": [list(setting) for setting in settings],
+        "perplexity": other_id,
+        "judges": {judge.name: judge.identity for judge in judges},
+    }
     output_dir = Path(output_dir)
-    if (output_dir / _MANIFEST).exists():
-        manifest = read_manifest(output_dir / _MANIFEST)
-        check_identity(identity, manifest["identity"], output_dir / _MANIFEST)
-        return {name: manifest[name] for name in ("recommendation", "summary", "counts")}
+    manifest = output_dir / _MANIFEST
+    earlier = read_manifest(manifest) if manifest.exists() else None
+    if earlier is not None:
+        check_identity(writing, earlier["identity"], manifest)
+        if all(earlier["identity"].get(name) == value for name, value in identity.items()):
+            return {name: earlier[name] for name in _RESULTS}
 
-    with Journal(output_dir / "journal.jsonl", plan) as journal:
-        with _changing(pair) as at:
-            written = {
-                setting: generate_completions(
-                    rows,
-                    functools.partial(at, setting),
-                    engine_id={**pair_id, **{name: getattr(setting, name) for name in _FORMULA}},
-                    tokenizer=tokenizer,
-                    output_dir=output_dir / "completions" / setting.name,
-                    seed=seed,
-                    temperature=setting.temperature,
-                    batch_size=batch_size,
-                    chat_template_kwargs=chat_template_kwargs,
-                    invalid_prompts=invalid_prompts,
-                    **decoding,
-                )
-                for setting in settings
-            }
-            measure(journal, "pair", by_pair(at, tokenizer, chat_template_kwargs, batch_size), written, batch_size)
-        if load_other is not None:
-            by_other = by_other_model(load_other, other_tokenizer, batch_size)
-            measure(journal, "perplexity", by_other, written, batch_size)
-        for judge in judges:
-            measure(journal, f"judge {judge.name}", functools.partial(by_judge, judge), written, batch_size)
-        records = join(journal.records, written)
+    with _changing(pair) as at:
+        written = {
+            setting: generate_completions(
+                rows,
+                functools.partial(at, setting),
+                engine_id={**pair_id, **{name: getattr(setting, name) for name in _FORMULA}},
+                tokenizer=tokenizer,
+                output_dir=output_dir / "completions" / setting.name,
+                seed=seed,
+                temperature=setting.temperature,
+                batch_size=batch_size,
+                chat_template_kwargs=chat_template_kwargs,
+                invalid_prompts=invalid_prompts,
+                **decoding,
+            )
+            for setting in settings
+        }
+        plan = {**writing, "batch_size": batch_size}  # another batch is another rounding
+        measure_all = functools.partial(measure, output_dir / "measures", written, batch_size)
+        found = [measure_all("pair", plan, by_pair(at, tokenizer, chat_template_kwargs, batch_size))]
+    if load_other is not None:
+        by_other = by_other_model(load_other, other_tokenizer, batch_size)
+        found.append(measure_all("perplexity", {**plan, "perplexity": other_id}, by_other))
+    for judge in judges:
+        of_judge = {**plan, "judge": judge.identity}
+        found.append(measure_all(f"judge-{file_name(judge.name)}", of_judge, functools.partial(by_judge, judge)))
+    records = join(written, found)
 
     kept = len(records[settings[0]])
     if kept < len(rows):
         dropped["too_long"] = len(rows) - kept
     facts = {
-        "identity": plan,
+        "identity": {**identity, "batch_size": batch_size},
         "counts": {"rows_in": rows_in, "kept": kept, "dropped": dropped},
         "recommendation": recommend(records, series, names),
         "summary": summarise(records, series, names),
     }
+    manifest.unlink(missing_ok=True)
+    for name in earlier["files"] if earlier is not None else ():
+        (output_dir / name).unlink()  # of other settings or judges
     files = write_report(output_dir, records, series, names, facts)
-    write_manifest(output_dir / _MANIFEST, facts, files=files)
-    return {name: facts[name] for name in ("recommendation", "summary", "counts")}
+    write_manifest(manifest, facts, files=files)
+    return {name: facts[name] for name in _RESULTS}
 
 
 def _judge_names(judges: Sequence[ScoringJudge]) -> list[str]:
     names = [judge.name for judge in judges]
-    files = [re.sub(r"\W+", "-", name) for name in names]  # of its pictures
+    files = [file_name(name) for name in names]
     if len(set(files)) < len(files) or set(names) & set(COLUMNS):
         raise ValueError(
             f"`judges` are named {repr(names)[:80]}; each needs a name of its own, and none of {', '.join(COLUMNS)}."

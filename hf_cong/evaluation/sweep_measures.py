@@ -2,10 +2,12 @@
 """The measures of a sweep: by the pair, by another model, by judges; batch by batch, journaled, joined by prompt."""
 
 import functools
+import itertools
 import math
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 import datasets
@@ -91,33 +93,50 @@ def by_judge(judge: ScoringJudge, _: Setting, rows: datasets.Dataset) -> list[di
 
 
 def measure(
-    journal: Journal, name: str, measures: Measure, written: dict[Setting, datasets.Dataset], batch_size: int
-) -> None:
+    journals: Path,
+    written: Mapping[Setting, datasets.Dataset],
+    batch_size: int,
+    name: str,
+    identity: dict,
+    measures: Measure,
+) -> list[dict]:
     """
-    Measures what the journal does not hold; a record is a batch, so that none is half there.
+    Measures what the journal of that name does not hold; a record is a batch, so that none is half there.
+
+    Args:
+        journals (`Path`): The directory of the journals.
+        written (`Mapping[Setting, datasets.Dataset]`): Completions by setting.
+        batch_size (`int`): Completions per batch.
+        name (`str`): The journal.
+        identity (`dict`): What a journal that goes on must share.
+        measures (`Callable`): Takes a setting and its completions.
+
+    Returns:
+        `list[dict]`: all records of the journal.
 
     Raises:
         ValueError: if a measure is not a finite number, naming the completion. What was measured before it is kept.
     """
-    done = {
-        (record["setting"], row["prompt_id"])
-        for record in journal.records
-        if record["measure"] == name
-        for row in record["rows"]
-    }
-    total = sum(map(len, written.values()))
-    with tqdm(total=total, initial=len(done), desc=f"Measuring: {name}", unit="completion") as progress:
-        for setting, rows in written.items():
-            left = [i for i, prompt_id in enumerate(rows["prompt_id"]) if (setting.name, prompt_id) not in done]
-            for start in range(0, len(left), batch_size):
-                batch = rows.select(left[start : start + batch_size])
-                found = [
-                    {"prompt_id": prompt_id, **values}
-                    for prompt_id, values in zip(batch["prompt_id"][:], measures(setting, batch), strict=True)
-                ]
-                _check_finite(name, setting, found)
-                journal.append([{"measure": name, "setting": setting.name, "rows": found}])
-                progress.update(len(batch))
+    with Journal(journals / f"{name}.jsonl", identity) as journal:
+        done = {(record["setting"], row["prompt_id"]) for record in journal.records for row in record["rows"]}
+        owed = {
+            setting: [i for i, prompt_id in enumerate(rows["prompt_id"]) if (setting.name, prompt_id) not in done]
+            for setting, rows in written.items()
+        }
+        total = sum(map(len, written.values()))
+        initial = total - sum(map(len, owed.values()))
+        with tqdm(total=total, initial=initial, desc=f"Measuring: {name}", unit="completion") as progress:
+            for setting, left in owed.items():
+                for start in range(0, len(left), batch_size):
+                    batch = written[setting].select(left[start : start + batch_size])
+                    found = [
+                        {"prompt_id": prompt_id, **values}
+                        for prompt_id, values in zip(batch["prompt_id"][:], measures(setting, batch), strict=True)
+                    ]
+                    _check_finite(name, setting, found)
+                    journal.append([{"setting": setting.name, "rows": found}])
+                    progress.update(len(batch))
+        return journal.records
 
 
 def _check_finite(name: str, setting: Setting, rows: list[dict]):
@@ -130,10 +149,10 @@ def _check_finite(name: str, setting: Setting, rows: list[dict]):
                 )
 
 
-def join(journaled: list[dict], written: dict[Setting, datasets.Dataset]) -> dict[Setting, list[dict]]:
-    """All about each completion, by setting, in the order of the prompts; what was measured later counts."""
+def join(written: Mapping[Setting, datasets.Dataset], measured: list[list[dict]]) -> dict[Setting, list[dict]]:
+    """All about each completion, by setting, in the order of the prompts; of two measures of a name the later."""
     found = defaultdict(dict)
-    for record in journaled:
+    for record in itertools.chain.from_iterable(measured):
         for row in record["rows"]:
             found[record["setting"], row["prompt_id"]] |= row
     return {

@@ -22,7 +22,7 @@ COLUMNS = (
     *("positions", "implicit_reward", IMPLICIT, "kl", "kl_sampled", "same_argmax", "acceptance", "nll", "nll_tokens"),
 )
 _MOST_SHOWN = 9
-_ALPHA = "α, the weight kept on the policy (1 = no contrast)"
+_ALPHA = "α (1 = the policy alone)"
 _UNITS = {
     "implicit_reward": "implicit reward, nats per completion",
     IMPLICIT: "implicit reward, nats per token",
@@ -165,11 +165,12 @@ def _draw(output_dir: Path, records: Records, series: Series, judges: Sequence[s
             [[value(found[a, b]) if a != b else None for b in shown.values()] for a in shown.values()]
             for value in (lambda row: row["rate"], lambda row: row["ties"] / row["n"])
         )
-        pictures.append(f"win_rates_{_file(name)}.png")
-        title = f"How often the row has more than the column: {_UNITS.get(name, name)}"
-        plot_win_matrix(list(shown.values()), rates, ties, output_dir / pictures[-1], title=title)
+        pictures.append(f"win_rates_{file_name(name)}.png")
+        lines = [text.replace(", ", "\n") for text in shown.values()]
+        title = f"Win rate of the row over the column in {_UNITS.get(name, name)}"
+        plot_win_matrix(lines, rates, ties, output_dir / pictures[-1], title=title)
     for name in judges:
-        pictures.append(f"implicit_against_{_file(name)}.png")
+        pictures.append(f"implicit_against_{file_name(name)}.png")
         plot_scatter(
             output_dir / pictures[-1],
             {
@@ -213,7 +214,8 @@ def _finite(interval: Interval) -> Interval:
     return interval if math.isfinite(interval.low) else Interval(*[interval.mean] * 3)
 
 
-def _file(name: str) -> str:
+def file_name(name: str) -> str:
+    """What of a judge's name can stand in the name of a file."""
     return re.sub(r"\W+", "-", name)
 
 
