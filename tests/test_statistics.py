@@ -45,6 +45,15 @@ def test_one_outcome_has_its_exact_interval(n):
     assert win_rate(better, worse).stderr == (math.inf if n == 1 else 0)
 
 
+def test_a_tie_instead_of_a_win_is_no_better_evidence():
+    lows = [win_rate([1.0] * (12 - ties) + [0.0] * ties, [0.0] * 12).low for ties in range(5)]
+    assert lows == sorted(lows, reverse=True)
+    highs = [win_rate([0.0] * 12, [1.0] * (12 - ties) + [0.0] * ties).high for ties in range(5)]
+    assert highs == pytest.approx([1 - low for low in lows], abs=1e-6)
+    # 5 wins and a tie: rate 11/12, and losses may have the probability 1 - 0.025^(1/6)
+    assert win_rate([1] * 5 + [0], [0] * 6).low == pytest.approx(11 / 12 * 0.025 ** (1 / 6))
+
+
 def test_a_bootstrap_of_three_prompts_reaches_all_that_is_possible():
     # the tails of three values are 7e-8 wide, so the ends are the least and the largest mean of any resample
     assert win_rate([1, 1, 0], [0, 0, 1])[2:4] == (0, 1)

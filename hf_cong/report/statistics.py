@@ -8,7 +8,7 @@ import numpy as np
 from scipy import stats
 
 _RESAMPLES = 9999
-_MOST_DRAWN = 2**22  # values drawn at a time: a bootstrap of thousands of documents stays below 100 MB
+_MOST_DRAWN = 2**22  # values drawn at a time, 100 MB, however many documents there are
 
 
 class Interval(NamedTuple):
@@ -122,10 +122,10 @@ def win_rate(
     How often one system beats another on the same prompts, by paired bootstrap over prompts.
 
     The interval is the expanded percentile interval: its tails are widened by what Student's t and the factor
-    √(n / (n − 1)) ask for, without which it is too narrow for few prompts. When all prompts have the same outcome no
-    resample differs, and the interval is the exact one of that outcome: with confidence 1 − δ another outcome has at
-    most the probability 1 − (δ/2)^(1/n) (Clopper and Pearson), and the ends are those where it is always a loss, or
-    always a win.
+    √(n / (n − 1)) ask for, without which it is too narrow for few prompts. What no prompt shows, no resample shows
+    either, though with confidence 1 − δ it may have a probability of 1 − (δ/2)^(1/n) (Clopper and Pearson). So where
+    no prompt is lost, the lower end leaves room for losses of that probability, and where none is won, the upper end
+    for wins.
 
     Args:
         scores (`Sequence[float]`):
@@ -156,11 +156,14 @@ def win_rate(
     won, lost = differences > tie_margin, differences < -tie_margin
     outcomes = (1.0 + won - lost) / 2
     n, rate = outcomes.size, float(outcomes.mean())
-    if outcomes.min() == outcomes.max():
-        other = 1 - ((1 - confidence) / 2) ** (1 / n)
-        low, high = rate * (1 - other), rate + (1 - rate) * other
-    else:
+    low = high = rate
+    if outcomes.min() < outcomes.max():
         low, high = _bootstrap(outcomes, confidence, seed)
+    unseen = 1 - ((1 - confidence) / 2) ** (1 / n)
+    if not lost.any():
+        low = min(low, rate * (1 - unseen))
+    if not won.any():
+        high = max(high, rate + (1 - rate) * unseen)
     stderr = float(stats.sem(outcomes)) if n > 1 else np.inf
     wins, losses = int(won.sum()), int(lost.sum())
     return WinRate(rate, stderr, low, high, n, wins, n - wins - losses, losses)
