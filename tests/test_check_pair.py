@@ -240,6 +240,18 @@ def lose_a_weight(root):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
+def cut_off(root):
+    path = root / "policy" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+
+
+def another_shape(root):
+    path = root / "policy" / "model.safetensors"
+    tensors = load_file(path)
+    tensors["model.layers.1.mlp.up_proj.weight"] = tensors["model.layers.1.mlp.up_proj.weight"][:10].contiguous()
+    save_file(tensors, path, metadata={"format": "pt"})
+
+
 def same_model(root):
     shutil.copy(root / "reference" / "model.safetensors", root / "policy" / "model.safetensors")
 
@@ -285,9 +297,11 @@ SPOILT = {
     "turns never close": (no_template_end, "doubtful", "end of text: .*no special token"),
     "other end": (other_ends(0, "<|endoftext|>", 0), "unusable", r"end of text: .*2 '<\|im_end\|>'.*Add 2 to"),
     "other end before": (other_ends(2, "<|im_end|>", 0), "doubtful", "end of text: .*two habits"),
-    "NaN": (poison(math.nan), "unusable", "weights: 1 of `policy`.*layers.1.mlp.up_proj"),
-    "infinity": (poison(math.inf), "unusable", "weights: 1 of `policy`.*layers.1.mlp.up_proj"),
-    "a weight is missing": (lose_a_weight, "unusable", "weights: 1 of `reference`.*layers.1.mlp.up_proj"),
+    "NaN": (poison(math.nan), "unusable", "weights: 1 in `policy`.*layers.1.mlp.up_proj"),
+    "infinity": (poison(math.inf), "unusable", "weights: 1 in `policy`.*layers.1.mlp.up_proj"),
+    "a weight is missing": (lose_a_weight, "unusable", "weights: 1 in `reference`.*layers.1.mlp.up_proj"),
+    "cut off": (cut_off, "unusable", "weights: a file of weights of `policy` is damaged .*not fully covered"),
+    "another shape": (another_shape, "unusable", "weights: 1 in `policy`.*layers.1.mlp.up_proj"),
     "identical": (same_model, "unusable", "divergence: .*the same model"),
     "nearly identical": (nearly_same_model, "doubtful", "divergence: .*rounding"),
     "two dtypes": (other_dtype, "doubtful", "weights: `policy` is in float32, `reference` in bfloat16"),
@@ -489,6 +503,16 @@ def test_what_cannot_be_checked_is_refused(pair, tmp_path):
         check_pair(pair[0], prompts=PROMPTS)
     with pytest.raises(OSError, match="nowhere"):
         check_pair(str(tmp_path / "nowhere"), pair[1], prompts=PROMPTS)
+
+
+def test_what_is_missing_is_said(copy):
+    tiny_lora("llama", **NEAR)[0].save_pretrained(copy / "adapter")
+    with pytest.raises(ValueError, match="`reference` is an adapter"):
+        check_pair(str(copy / "policy"), str(copy / "adapter"), prompts=PROMPTS)
+    for path in (*(copy / "policy").glob("*token*"), copy / "policy" / "chat_template.jinja"):
+        path.unlink()
+    with pytest.raises(ValueError, match="`policy` .* has no tokenizer beside it"):
+        check(copy)
 
 
 def test_only_safetensors_are_read(copy, tmp_path):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import datasets
 from peft import PeftConfig
+from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints import content_key
-from ..compatibility import context_length, eos_token_ids
+from ..compatibility import check_decoder_model, context_length, eos_token_ids
 from ..engines import Request
 from ..engines.named import named_engine
 from ..functional import check_alpha
@@ -110,6 +111,7 @@ def check_pair(
     rows, _ = read_prompts(prompts, invalid=invalid_prompts)
     if preferences is not None:
         preferences = list(zip(*read_preferences(preferences).values(), strict=True))
+    _check_names(policy, reference)
     load, identity, tokenizer = named_engine(
         policy, reference, alpha=alpha, plausibility_threshold=plausibility_threshold, dtype=dtype
     )
@@ -176,9 +178,8 @@ class _Check:
         self.members: dict[str, PreTrainedModel] = {}
 
         config = None if is_adapter(policy, None) else AutoConfig.from_pretrained(policy)
-        self.saved = isinstance(config, StacksConfig)
-        self.two_checkpoints = config is not None and not self.saved
-        if self.saved:
+        self.two_checkpoints = config is not None and not isinstance(config, StacksConfig)
+        if isinstance(config, StacksConfig):
             self.reference, self.reference_tokenizer = policy, tokenizer
             before = config.reference_config
             after = config.policy_config if isinstance(config, ContrastivePairConfig) else before
@@ -209,12 +210,17 @@ class _Check:
         try:
             if self.two_checkpoints:
                 for role, name in (("policy", self.policy), ("reference", self.reference)):
-                    self.members[role], defects[role] = _load_member(name, dtype)
+                    self.members[role], defects[role] = _load_member(name, role, dtype)
                 if pair_checks.refusal(check_one_family, "", **self.configs) is None:
                     self.pair = ContrastivePairForCausalLM.from_pair(**self.members, **self.formula)
             else:
                 self.pair = load()
                 self.members = dict(self.pair.members)
+        except SafetensorError as error:
+            role = "reference" if self.members else "policy"
+            text = f"a file of weights of `{role}` is damaged ({error}). Download or save it again."
+            self.find(Finding("fail", "weights", text), decisive=True)
+            return
         except ValueError as error:
             self.find(Finding("fail", "loading", str(error)), decisive=True)
             return
@@ -295,13 +301,15 @@ class _Check:
             text = "not measured without `preferences`; swapped members would not be noticed"
             self.find(Finding("skip", "reward accuracy", text))
             return
-        options = {"chat_template_kwargs": self.chat_template_kwargs}
         members = (self.pair, None) if self.pair is not None else self.members.values()
         chosen = _spread(preferences, num_preferences)
         try:
             fitting = [row for row in chosen if self._fits(row)]
-            reward = ImplicitReward(*members, self.tokenizer, **options)
-            self.accuracy = reward_accuracy(reward, *map(list, zip(*fitting, strict=True)), batch_size=batch_size)
+            reward = ImplicitReward(*members, self.tokenizer, chat_template_kwargs=self.chat_template_kwargs)
+            with tqdm(total=len(fitting), desc="Scoring preferences", unit="preference") as progress:
+                columns = [list(column) for column in zip(*fitting, strict=True)] or [[], [], []]
+                self.accuracy = reward_accuracy(reward, *columns, batch_size=batch_size)
+                progress.update(len(fitting))
         except ValueError as error:
             self.find(Finding("warn", "reward accuracy", f"could not be measured. {error}"))
             return
@@ -321,12 +329,29 @@ class _Check:
         return len(prompt_ids[0]) + max(map(len, ids)) < self._context()
 
 
-def _load_member(name: str, dtype: str) -> tuple[PreTrainedModel, list[str]]:
-    """A checkpoint, and the weights that it lacks, which transformers fills at random."""
+def _check_names(policy: str, reference: str | None) -> None:
+    """Refuses, more clearly than loading would, a reference that is an adapter and a policy without a tokenizer."""
+    if reference is not None and is_adapter(reference, None):
+        raise ValueError(
+            f"`reference` is an adapter, {reference!r:.80}. Merge it into its base model and save that first."
+        )
+    if not is_adapter(policy, None) and load_tokenizer(policy) is None:
+        AutoConfig.from_pretrained(policy)  # if there is no model either, it says so
+        raise ValueError(f"`policy` {policy!r:.80} has no tokenizer beside it. Save the tokenizer of the model there.")
+
+
+def _load_member(name: str, role: str, dtype: str) -> tuple[PreTrainedModel, list[str]]:
+    """A checkpoint, and the weights that it lacks or has in another shape, which transformers fills at random."""
     model, info = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, device_map="auto", use_safetensors=True, output_loading_info=True
+        name,
+        dtype=dtype,
+        device_map="auto",
+        use_safetensors=True,
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
     )
-    return model, sorted(info["missing_keys"])
+    check_decoder_model(model, role)
+    return model, sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})
 
 
 def _spread(rows: datasets.Dataset | list, count: int) -> datasets.Dataset | list:

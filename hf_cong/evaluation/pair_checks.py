@@ -283,15 +283,15 @@ def weights(dtypes: dict[str, str], defects: dict[str, list[str]]) -> Finding:
 
     Args:
         dtypes (`dict[str, str]`): Dtype of each member, by role.
-        defects (`dict[str, list[str]]`): By role, the weights that are missing from the checkpoint or not finite.
+        defects (`dict[str, list[str]]`): By role, the weights that the checkpoint lacks or that are not finite.
     """
     for role, names in defects.items():
         if names:
             return Finding(
                 "fail",
                 "weights",
-                f"{len(names)} of `{role}` are missing or hold NaN or infinity, such as {names[0]}: the checkpoint is "
-                "damaged or of another model. Download or save it again.",
+                f"{len(names)} in `{role}`, such as {names[0]}, are missing, of another shape, or hold NaN or "
+                "infinity: the checkpoint is damaged or of another model. Download or save it again.",
             )
     policy, reference = dtypes["policy"], dtypes["reference"]
     if policy != reference:

@@ -91,7 +91,7 @@ class Cost:
 @dataclass(frozen=True)
 class PairReport:
     """
-    The result of [`check_pair`]; `print(report)` shows it whole.
+    The result of [`check_pair`]; as a `str` it is the whole report.
 
     Args:
         policy (`str`): Name of the policy.
