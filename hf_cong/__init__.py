@@ -39,6 +39,7 @@ _LAZY = {
     "ContinuousEngine": "engines.continuous_engine",
     "compress_pair": "compress",
     "run_search": "search.run",
+    "run_sweep": "evaluation.sweep",
     "build_sft_dataset": "preferences",
     "build_preference_dataset": "preferences",
     "ConGConfig": "cong_config",
@@ -70,6 +71,7 @@ __all__ = [
     "implicit_reward",
     "plausibility_mask",
     "run_search",
+    "run_sweep",
     "sequence_logps",
     "weak_to_strong_search",
 ]
