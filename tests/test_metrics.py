@@ -10,7 +10,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+import datasets
 import evaluate
+import numpy as np
 import pytest
 import torch
 
@@ -215,7 +217,11 @@ def test_nothing_is_turned_into_text(bad, inputs):
 
 def test_prompts_of_two_kinds_are_refused(inputs):
     columns, options = inputs["implicit_reward"]
-    for mixed, wanted in (([CHATS[0], *PROMPTS[1:]], "a list of messages"), ([PROMPTS[0], *CHATS[1:]], "text")):
+    for mixed, wanted in (
+        ([CHATS[0], *PROMPTS[1:]], "a list of messages"),
+        ([CHATS[0], PROMPTS[1:], CHATS[2]], "a list of messages"),
+        ([PROMPTS[0], *CHATS[1:]], "text"),
+    ):
         with pytest.raises(ValueError, match=f"Row 1 of `prompts` is .*must be {wanted}"):
             metrics.ImplicitReward().compute(**{**columns, "prompts": mixed}, **options)
 
@@ -228,6 +234,12 @@ def test_scores_that_are_no_numbers_are_refused():
             metrics.WinRate().compute(predictions=bad, references=[1, 2])
     result = metrics.WinRate().compute(predictions=torch.tensor([1.0, 2.0]), references=torch.tensor([0.0, 3.0]))
     assert (result["wins"], result["losses"]) == (1, 1)
+
+
+def test_columns_of_any_kind():
+    texts = ["a b a b", "c d"]
+    for data in (tuple(texts), iter(texts), np.array(texts), datasets.Dataset.from_dict({"data": texts})["data"]):
+        assert metrics.DistinctN().compute(data=data) == {"distinct_2": 0.75}
 
 
 def test_columns_stay_in_memory(tmp_path):

@@ -110,7 +110,7 @@ def _answers(name: str, completions: list) -> list[str] | list[list[int]]:
     answers = []
     for index, completion in enumerate(completions):
         if not isinstance(completion, str) and completion and isinstance(completion[0], dict):
-            if [message["role"] for message in completion] != ["assistant"]:
+            if [message.get("role") for message in completion] != ["assistant"]:
                 raise ValueError(
                     f"Row {index} of `{name}` is {repr(completion)[:80]}; it must be one message of the assistant. "
                     "Take the prompt out: `dataset.map(trl.extract_prompt)`."

@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """What our modules add to `evaluate`: columns stay in memory, and what it would let through is refused early."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import datasets
 import evaluate
@@ -33,11 +33,11 @@ class Module(evaluate.EvaluationModule):
 
     def add_batch(self, *, predictions=None, references=None, **columns):
         """Adds columns of equally many rows."""
-        given = {"predictions": predictions, "references": references, **columns}
+        columns |= {"predictions": predictions, "references": references}
         options = self.features if isinstance(self.features, list) else [self.features]
         for name in self._feature_names():
-            _check_column(name, given.get(name), [_type(features[name]) for features in options])
-        super().add_batch(predictions=predictions, references=references, **columns)
+            columns[name] = _rows(name, columns.get(name), [features[name] for features in options])
+        super().add_batch(**columns)
 
     def _finalize(self):
         if self.writer is None:
@@ -45,19 +45,22 @@ class Module(evaluate.EvaluationModule):
         super()._finalize()
 
 
-def _type(feature: datasets.Value | datasets.List) -> type:
-    if isinstance(feature, datasets.List):
-        return list
-    return str if feature.dtype == "string" else object
-
-
-def _check_column(name: str, column: Sequence | None, types: list[type]):
-    if column is None or isinstance(column, str) or len(column) == 0:
+def _rows(name: str, column: Iterable | None, features: list[datasets.Value | datasets.List]) -> list:
+    """The rows of a column, all of them fit for the first of its features that the first row fits."""
+    rows = [] if column is None or isinstance(column, str) else list(column)
+    if not rows:
         raise ValueError(f"`{name}` must be a list of at least one row, got {repr(column)[:80]}.")
-    kind = next((kind for kind in types if isinstance(column[0], kind)), types[0])
-    for index, row in enumerate(column):
-        if row is None or not isinstance(row, kind):
-            wanted = {str: "text", list: "a list of messages", object: "a number"}[kind]
+    feature = next((feature for feature in features if _fits(rows[0], feature)), features[0])
+    for index, row in enumerate(rows):
+        if not _fits(row, feature):
+            wanted = "a list of messages" if feature == MESSAGES else "text" if feature == TEXT else "a number"
             raise ValueError(
                 f"Row {index} of `{name}` is {repr(row)[:80]}; every row must be {wanted}. Drop and count the others."
             )
+    return rows
+
+
+def _fits(row: object, feature: datasets.Value | datasets.List) -> bool:
+    if feature == MESSAGES:
+        return isinstance(row, list) and all(isinstance(message, dict) for message in row)
+    return isinstance(row, str) if feature == TEXT else row is not None
