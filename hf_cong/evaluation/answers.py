@@ -48,6 +48,13 @@ def read_completions(source: datasets.Dataset | list | str | Path) -> dict[str, 
     }
 
 
+def question_text(prompt: str | list[dict]) -> str | None:
+    """The text of a prompt that is one question, plain or the one message of a user; `None` of a conversation."""
+    if isinstance(prompt, str):
+        return prompt
+    return prompt[0]["content"] if [message["role"] for message in prompt] == ["user"] else None
+
+
 def locate_completions(source: str | Path) -> tuple[Path, str]:
     """The file that holds the completions, and the method behind the `#`, if any: see [`read_completions`]."""
     path, method = (str(source), "") if Path(source).exists() else str(source).partition("#")[::2]

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from ..checkpoints import content_key
 from ..engines.server import Server, ask_all, cause, openai
 from ..rewards.likelihood import check_complete
+from .answers import question_text
 from .judges import Judge
 
 logger = logging.getLogger(__name__)
@@ -180,12 +181,11 @@ class EndpointJudge(Judge):
 
 def judge_prompt(prompt: str | list[dict], answer_a: str, answer_b: str) -> str:
     """What the judge is sent, in one message of the user: the instructions, the prompt and the two answers."""
-    if not isinstance(prompt, str) and [message["role"] for message in prompt] == ["user"]:
-        prompt = prompt[0]["content"]
-    elif not isinstance(prompt, str):
-        prompt = "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
+    question = question_text(prompt)
+    if question is None:
+        question = "\n\n".join(f"{message['role']}: {message['content']}" for message in prompt)
     mark = content_key(prompt, answer_a, answer_b)[:8]  # so that no text can close its own section
-    parts = {"Prompt": prompt, "Answer A": answer_a, "Answer B": answer_b}
+    parts = {"Prompt": question, "Answer A": answer_a, "Answer B": answer_b}
     texts = [
         f"===== {name} [{mark}] =====\n{text}\n===== End of {name} [{mark}] =====" for name, text in parts.items()
     ]

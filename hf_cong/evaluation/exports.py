@@ -14,7 +14,7 @@ from transformers import AutoTokenizer
 
 from ..journal import replacing
 from ..prompts import read_rows
-from .answers import locate_completions, read_completions
+from .answers import locate_completions, question_text, read_completions
 
 FORMATS = ("alpaca_eval", "arena_hard")
 _SHORT_UUID = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -205,15 +205,14 @@ def _by_question(rows: Iterable[Mapping]) -> dict[str, str]:
 
 def _question(prompt: str | list[dict]) -> str:
     """The text of a prompt that is one question; a system message before it is the system's own matter."""
-    if isinstance(prompt, str):
-        return prompt
-    turns = prompt[1:] if prompt[0]["role"] == "system" else prompt
-    if [turn["role"] for turn in turns] != ["user"]:
+    system = not isinstance(prompt, str) and prompt[0]["role"] == "system"
+    text = question_text(prompt[1:] if system else prompt)
+    if text is None:
         raise ValueError(
             f"The prompt {repr(prompt)[:80]} is not one question; the benchmark's prompts are one message of the user "
             "each. Pass completions of its prompts."
         )
-    return turns[0]["content"]
+    return text
 
 
 def _read_questions(path: str | Path, needed: tuple[str, ...]) -> list[dict]:

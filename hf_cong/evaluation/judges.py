@@ -5,6 +5,7 @@ import contextlib
 import math
 from collections.abc import Iterator
 
+import jinja2
 import torch
 from accelerate import PartialState
 from peft import PeftModel
@@ -21,7 +22,8 @@ from transformers.utils import find_adapter_config_file
 from ..checkpoints import content_key, model_identity, tokenizer_identity
 from ..compatibility import context_length
 from ..journal import Journal
-from ..rewards.likelihood import RowError, check_complete, evaluating
+from ..rewards.likelihood import check_complete, evaluating
+from .answers import question_text
 
 
 class Judge:
@@ -158,16 +160,15 @@ class RewardModelJudge(Judge):
             `list[float]`: in the model's own unit, more is better.
 
         Raises:
-            RowError: naming the row whose text is longer than the model's context, or whose score is no number.
-            ValueError: if the lists differ in length, the tokenizer has no way to write a row, or the model does not
-                give one score for a text.
+            ValueError: if the lists differ in length, the tokenizer has no way to write a row, a text is longer than
+                the model's context, or the model does not give one number for a text.
         """
         check_complete(prompts=prompts, completions=completions)
         rows = list(zip(prompts, completions, strict=True))
         keys = [content_key(prompt, completion) for prompt, completion in rows]
         left = {key: index for index, key in enumerate(keys) if key not in self._answers}
         if left:
-            self._score({key: (index, self._encode(*rows[index])) for key, index in left.items()})
+            self._score({key: (rows[index], self._encode(*rows[index])) for key, index in left.items()})
         return [self._answers[key]["score"] for key in keys]
 
     @staticmethod
@@ -189,9 +190,15 @@ class RewardModelJudge(Judge):
         if isinstance(self._model, str):
             state = PartialState(cpu=not torch.accelerator.is_available())
             device = "auto" if state.num_processes == 1 else state.device
-            model, info = AutoModelForSequenceClassification.from_pretrained(
-                self.name, **self._init, device_map=device, use_safetensors=True, output_loading_info=True
-            )
+            try:
+                model, info = AutoModelForSequenceClassification.from_pretrained(
+                    self.name, **self._init, device_map=device, use_safetensors=True, output_loading_info=True
+                )
+            except ImportError as error:  # such code is often older than transformers
+                raise ImportError(
+                    f"`model` {self.name!r:.80} cannot be loaded here: {error}. If that is in code of its own, use a "
+                    "copy whose code fits the transformers that is installed."
+                ) from error
             if missing := sorted(info["missing_keys"]):
                 raise ValueError(
                     f"`model` {self.name!r:.80} lacks the weights {', '.join(missing)[:200]}, which would be random: "
@@ -202,35 +209,45 @@ class RewardModelJudge(Judge):
 
     def _encode(self, prompt: str | list[dict], completion: str) -> dict[str, list[int]]:
         if self.tokenizer.chat_template is None:
-            if not isinstance(prompt, str) or self.tokenizer.sep_token is None:
+            question = question_text(prompt)
+            if question is None or self.tokenizer.sep_token is None:
                 raise ValueError(
                     f"The tokenizer of {self.name!r:.80} has no chat template, and "
-                    + ("the prompts are messages." if self.tokenizer.sep_token else "no way to write a pair of texts.")
+                    + (
+                        "a prompt is a conversation."
+                        if self.tokenizer.sep_token
+                        else "no way to write a pair of texts."
+                    )
                     + " Pass `tokenizer` with the `chat_template` that the reward model was trained with."
                 )
-            pair = self.tokenizer(prompt, completion)
+            pair = self.tokenizer(question, completion)
             return {name: pair[name] for name in ("input_ids", "token_type_ids") if name in pair}
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        ids = self.tokenizer.apply_chat_template(
-            [*messages, {"role": "assistant", "content": completion}],
-            tokenize=True,
-            return_dict=False,
-            sanitize_control_tokens=True,  # a special token typed in a completion stays text
-            **(self.chat_template_kwargs or {}),
-        )
+        try:
+            ids = self.tokenizer.apply_chat_template(
+                [*messages, {"role": "assistant", "content": completion}],
+                tokenize=True,
+                return_dict=False,
+                sanitize_control_tokens=True,  # a special token typed in a completion stays text
+                **(self.chat_template_kwargs or {}),
+            )
+        except jinja2.TemplateError as error:
+            raise ValueError(
+                f"The chat template of {self.name!r:.80} refuses the prompt {repr(prompt)[:80]}: {error}. Change its "
+                "roles, or judge by another model."
+            ) from error
         return {"input_ids": ids}
 
-    def _score(self, texts: dict[str, tuple[int, dict]]) -> None:
-        """Scores encoded texts by their keys, the longest first, and keeps every batch."""
+    def _score(self, texts: dict[str, tuple[tuple, dict]]) -> None:
+        """Scores texts by their keys, each a row and its encoding, the longest first, and keeps every batch."""
         model = self._load()
         limit = min(context_length(model) or math.inf, self.tokenizer.model_max_length)
         lengths = {key: len(text["input_ids"]) for key, (_, text) in texts.items()}
-        for key, (index, _) in texts.items():
+        for key, ((prompt, completion), _) in texts.items():
             if lengths[key] > limit:
-                raise RowError(
-                    index,
-                    f"has {lengths[key]} tokens with its prompt, and the context of {self.name!r:.80} is {limit}. "
-                    "Judge shorter completions, or by another model.",
+                raise ValueError(
+                    f"The completion {completion[:80]!r} of the prompt {repr(prompt)[:80]} has {lengths[key]} tokens "
+                    f"with it, and the context of {self.name!r:.80} is {limit}. Leave it out, or take another model."
                 )
         ordered = sorted(texts, key=lambda key: -lengths[key])
         with tqdm(total=len(ordered), desc=f"Scoring by {self.name}", unit="text") as progress:
@@ -239,10 +256,11 @@ class RewardModelJudge(Judge):
                 scores = _scores(model, [texts[key][1] for key in batch])
                 for key, score in zip(batch, scores, strict=True):
                     if not math.isfinite(score):
-                        raise RowError(
-                            texts[key][0],
-                            f"has the score {score}. Load the reward model in bfloat16 or float32, not float16, and "
-                            "look for damaged weights.",
+                        prompt, completion = texts[key][0]
+                        raise ValueError(
+                            f"The completion {completion[:80]!r} of the prompt {repr(prompt)[:80]} has the score "
+                            f"{score}. Load the reward model in bfloat16 or float32, not float16, and look for damaged "
+                            "weights."
                         )
                 self._keep([{"request": key, "score": score} for key, score in zip(batch, scores, strict=True)])
                 progress.update(len(batch))

@@ -3,9 +3,11 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import (
     AutoConfig,
@@ -16,7 +18,6 @@ from transformers import (
 
 from hf_cong.evaluation.judges import RewardModelJudge, named_judge
 from hf_cong.journal import Journal
-from hf_cong.rewards.likelihood import RowError
 from tests.tiny import CHAT_TEMPLATE, tiny_config, tiny_model, tiny_tokenizer
 
 FAMILIES = ("llama", "qwen2", "gpt2", "gemma2", "mixtral")
@@ -122,6 +123,19 @@ def test_a_typed_special_token_is_text():
     assert score != pytest.approx(alone(model, tokens, PROMPTS[0], typed), abs=1e-3)
 
 
+def test_an_adapted_model_is_one_too():
+    model, tokens = reward_model(pad_token_id=0), tokenizer()
+    plain = RewardModelJudge(model, tokens)
+    before = plain.score(PROMPTS, COMPLETIONS)
+    config = LoraConfig(task_type="SEQ_CLS", r=4, init_lora_weights=False, target_modules=["q_proj", "v_proj"])
+    adapted = get_peft_model(model, config).eval()
+    judge = RewardModelJudge(adapted, tokens)
+    expected = [alone(adapted, tokens, *row) for row in zip(PROMPTS, COMPLETIONS, strict=True)]
+    assert judge.score(PROMPTS, COMPLETIONS) == pytest.approx(expected, abs=2e-5)
+    assert before != pytest.approx(expected, abs=1e-2)
+    assert judge.identity["reward_model"] != plain.identity["reward_model"]
+
+
 def test_verdicts():
     judge = RewardModelJudge(reward_model(), tokenizer())
     scores = judge.score(PROMPTS[:3], COMPLETIONS[:3])
@@ -162,9 +176,11 @@ def test_an_encoder_reads_a_pair_of_texts():
         expected, abs=2e-5
     )
     assert reversed_ != pytest.approx(expected, abs=1e-2)
-    with pytest.raises(ValueError, match="has no chat template, and the prompts are messages"):
-        RewardModelJudge(model, tokens).score([[{"role": "user", "content": "a"}]], ["b"])
-    with pytest.raises(RowError, match=r"Row 1 has \d+ tokens with its prompt, and the context of .* is 60"):
+    message = [{"role": "user", "content": PROMPTS[0]}]
+    assert RewardModelJudge(model, tokens).score([message], COMPLETIONS[:1]) == pytest.approx(expected[:1], abs=2e-5)
+    with pytest.raises(ValueError, match="has no chat template, and a prompt is a conversation"):
+        RewardModelJudge(model, tokens).score([[{"role": "system", "content": "a"}, *message]], ["b"])
+    with pytest.raises(ValueError, match=r"'a a a .* has \d+ tokens with it, and the context of .* is 60"):
         RewardModelJudge(model, tokens).score(PROMPTS[:2], ["a", "a " * 60])
 
 
@@ -280,6 +296,15 @@ def test_why_it_is_refused(gated):
     assert not torch.equal(*heads)
 
 
+def test_code_that_is_too_old_is_named(gated, tmp_path):
+    (name, _), _ = gated
+    shutil.copytree(name, tmp_path / "old")
+    code = tmp_path / "old" / "modeling_gated.py"
+    code.write_text("from transformers.models.llama.modeling_llama import LLAMA_INPUTS_DOCSTRING\n" + code.read_text())
+    with pytest.raises(ImportError, match="cannot be loaded here: cannot import name 'LLAMA_INPUTS.* use a copy"):
+        named_judge(str(tmp_path / "old"), trust_remote_code=True).score(PROMPTS, COMPLETIONS)
+
+
 def test_several_scores_for_a_text_are_refused(gated):
     _, (name, _) = gated
     with pytest.raises(ValueError, match=r"gives logits of the shape \(7, 5\) for 7 texts"):
@@ -290,7 +315,7 @@ def test_what_is_no_number_is_refused():
     model = reward_model()
     with torch.no_grad():
         model.score.weight.fill_(math.nan)
-    with pytest.raises(RowError, match="Row 6 has the score nan"):
+    with pytest.raises(ValueError, match=f"of the prompt '{PROMPTS[6]}' has the score nan"):
         RewardModelJudge(model, tokenizer(), batch_size=1).score(PROMPTS, COMPLETIONS)
 
 
@@ -307,5 +332,8 @@ def test_refused():
     tokens.chat_template = None
     with pytest.raises(ValueError, match="no chat template, and no way to write a pair"):
         RewardModelJudge(model, tokens).score(["a"], ["b"])
-    with pytest.raises(RowError, match="Row 1 has .* tokens with its prompt, and the context of .* is 512"):
+    with pytest.raises(ValueError, match="of the prompt 'b' has .* tokens with it, and the context of .* is 512"):
         RewardModelJudge(model, tokenizer()).score(["a", "b"], ["a", "a " * 600])
+    strict = tokenizer("{% if messages[0]['role'] != 'user' %}{{ raise_exception('no system') }}{% endif %}")
+    with pytest.raises(ValueError, match="The chat template of .* refuses the prompt .*: no system"):
+        RewardModelJudge(model, strict).score([[{"role": "system", "content": "a"}]], ["b"])
