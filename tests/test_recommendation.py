@@ -35,7 +35,9 @@ def test_a_clear_best_is_recommended():
     assert (found["verdict"], found["alpha"], found["basis"]) == (RECOMMENDED, 0.5, "gold")
     assert found["setting"] == {"alpha": 0.5, "plausibility_threshold": 0.1, "temperature": 0.8}
     assert found["candidates"] == [found["setting"]]
-    assert "Its lead over the policy alone is 0.2" in found["reason"]
+    assert "Its lead over the policy alone is 0.2" in found["reason"] and "smaller α" not in found["reason"]
+    lowest = recommend(made({0.3: 0.5, 0.5: 0.3, 1.0: 0.1}), SERIES, ["gold"])
+    assert lowest["alpha"] == 0.3 and "No smaller α than 0.3 was measured" in lowest["reason"]
 
 
 def test_a_tie_between_neighbours_is_too_thin_and_says_how_many_prompts_it_takes():

@@ -25,6 +25,7 @@ from hf_cong.journal import Journal, file_sha256
 from hf_cong.prompts import prompt_id
 from hf_cong.recipes import SweepArguments, parse
 from hf_cong.rewards import completion_logps
+from tests.search.served import letters_tokenizer
 from tests.tiny import tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -329,6 +330,29 @@ def test_without_a_judge_the_implicit_reward_is_said_to_say_nothing(tmp_path):
         "win_rates_implicit_reward_per_token.png",
         "reward_against_fluency.png",
     }
+
+
+@pytest.mark.parametrize("sign, alpha", [(1, 0.3), (-1, 1.0)])
+def test_what_follows_or_opposes_the_implicit_reward_is_recommended_so(tmp_path, sign, alpha):
+    tokenizer = letters_tokenizer()  # whose text is written in one way only
+    pair = ContrastivePairForCausalLM.from_pair(*tiny_pair("llama", 3, vocab_size=len(tokenizer)))
+    reward = ImplicitReward(pair, None, tokenizer)
+
+    class Judge:
+        name, identity = "gold", {}
+
+        def score(self, prompts, completions):
+            return [sign * total for total in reward.score(prompts, completions, normalize="tokens")]
+
+    prompts = [f"tell me {'abcdefghijklmnopqrstuvwx'[number]} " for number in range(24)]
+    settings = {"temperatures_times_alpha": None, "batch_size": 24, "tokenizer": tokenizer}
+    found = run(tmp_path, pair, prompts=prompts, judges=[Judge()], **settings)
+    assert found["recommendation"]["alpha"] == alpha
+    page = (tmp_path / "sweep.md").read_text()
+    assert f"**Recommended: α = {alpha:g}.** α = {alpha:g}, T = 1 has the highest mean `gold`" in page
+    assert ("No smaller α than 0.3 was measured" in page) == (alpha == 0.3) == ("What comes with it" in page)
+    for row in found["summary"]:  # a text does not show the special tokens that were written
+        assert sign * row["gold_spearman_per_token"] > 0.7
 
 
 def test_one_alpha_and_one_prompt_are_reported_but_tell_nothing(tmp_path):

@@ -65,6 +65,9 @@ def recommend(records: Records, series: Series, judges: Sequence[str]) -> dict:
     elif prompts < MIN_PROMPTS:
         clear, reason = False, f"An interval takes at least {MIN_PROMPTS} prompts, not {prompts}. {reason}"
     chosen = candidates[0] if clear else None
+    lowest = min(setting.alpha for setting in settings)
+    if clear and chosen.alpha == lowest > 0:
+        reason += f" No smaller α than {lowest:g} was measured; one may be better still."
     return {
         "verdict": RECOMMENDED if clear else TOO_THIN,
         "alpha": chosen.alpha if clear else None,

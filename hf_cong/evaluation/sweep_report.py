@@ -223,7 +223,7 @@ def render_sweep(series: Series, judges: Sequence[str], facts: Mapping) -> str:
     """The Markdown page: the recommendation and its rule, the tables, how to read them, the setting."""
     recommendation, rewards = facts["recommendation"], [*judges, "implicit_reward", IMPLICIT]
     alpha = recommendation["alpha"]
-    found = "Too thin to tell." if alpha is None else f"α = {alpha:g}."
+    found = "Too thin to tell." if alpha is None else f"Recommended: α = {alpha:g}."
     called = labels(series)
     summary = {Setting(*(row[name] for name in Setting._fields)): row for row in facts["summary"]}
     gains = [f"{name}_gain" for name in (*judges, IMPLICIT)]
@@ -248,6 +248,7 @@ def render_sweep(series: Series, judges: Sequence[str], facts: Mapping) -> str:
     drops = ", ".join(f"{number} {reason}" for reason, number in counts["dropped"].items()) or "nothing"
     lines = [
         *("# α sweep", "", f"**{found}** {recommendation['reason']}", ""),
+        *_price(summary, policy_alone(series), recommendation["setting"]),
         *_warnings(facts["summary"], called),
         *("## Rule", "", RULES["explicit" if judges else "implicit"], ""),
         *("## Rewards", "", render_table(first, markdown=True), ""),
@@ -264,6 +265,16 @@ def render_sweep(series: Series, judges: Sequence[str], facts: Mapping) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _price(summary: Mapping[Setting, Mapping], alone: Mapping, chosen: Mapping | None) -> list[str]:
+    """What else changes with the recommended setting, which a reward may not see."""
+    if chosen is None or alone[Setting(**chosen)] in (None, Setting(**chosen)):
+        return []
+    here, there = summary[Setting(**chosen)], summary[alone[Setting(**chosen)]]
+    forms = {"perplexity": ".1f", "distinct_2": ".2f", "tokens": ".0f", "truncated": ".0%"}
+    parts = [f"{name} {_number(here[name], form)} ({_number(there[name], form)})" for name, form in forms.items()]
+    return [f"What comes with it, in brackets that of the policy alone: {', '.join(parts)}.", ""]
 
 
 def _warnings(summary: Sequence[Mapping], called: Mapping[Setting, str]) -> list[str]:
