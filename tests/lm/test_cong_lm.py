@@ -31,7 +31,7 @@ from tests.lm.harness import (
     triple,
     write_tasks,
 )
-from tests.tiny import tiny_lora, tiny_tokenizer
+from tests.tiny import tiny_base, tiny_lora, tiny_tokenizer
 
 EXACT = 2e-4  # nats, of sums over up to 40 tokens in float32
 
@@ -288,3 +288,38 @@ def test_entry_points_name_the_registered_classes():
         found = getattr(importlib.import_module(module), attribute)
         assert get_model(name) is found
         assert target == f"{found.__module__}:{found.__name__}"  # what lm-eval compares a registered class with
+
+
+def test_members_at_their_own_revisions(hub, tmp_path):
+    """One repository, policy and reference two of its branches, a third on the main branch."""
+    policy, reference = members("qwen3")
+    paths = save(tmp_path, policy=policy, reference=reference, other=tiny_base("qwen3", **SHAPE))
+    name = "org/at-their-own-revisions"
+    hub.add(name, paths["other"])
+    commits = {role: hub.add(name, paths[role], branch=role).sha for role in ("policy", "reference")}
+    lm = ConGLM(name, name, revision="policy", reference_revision="reference", alpha=0.3, batch_size=8, device="cpu")
+    assert furthest(answers(lm), by_hand((policy, reference), alpha=0.3)) < EXACT
+    assert lm.get_model_info()["members"] == {
+        role: {"model": name, "revision": role, "identity": f"{name}@{commits[role]}"} for role in commits
+    }
+    main = ConGLM(name, name, revision="policy", alpha=0.3, batch_size=8, device="cpu")  # the control
+    assert furthest(answers(main), answers(lm)) == float("inf")
+    steered = ConGLM(
+        name, name, base=name, revision="policy", reference_revision="reference", beta=0.6, batch_size=8, device="cpu"
+    )
+    expected = by_hand((tiny_base("qwen3", **SHAPE), policy, reference), beta=0.6)
+    assert furthest(answers(steered), expected) < EXACT
+    assert [member["revision"] for member in steered.members.values()] == ["policy", "reference", None]
+
+
+def test_an_adapter_whose_base_is_a_branch(hub, tmp_path):
+    adapted, policy, reference = tiny_lora("llama", **SHAPE)
+    name = "org/base-is-a-branch"
+    hub.add(name, save(tmp_path, other=tiny_base("llama", **SHAPE))["other"])
+    commit = hub.add(name, save(tmp_path, base=reference)["base"], branch="before").sha
+    config = adapted.peft_config["default"]
+    config.base_model_name_or_path, config.revision = name, "before"
+    adapted.save_pretrained(tmp_path / "adapter")
+    lm = ConGLM(str(tmp_path / "adapter"), alpha=0.3, batch_size=8, device="cpu")
+    assert furthest(answers(lm), by_hand((policy, reference), alpha=0.3)) < EXACT
+    assert lm.members["reference"] == {"identity": f"{name}@{commit}"}
