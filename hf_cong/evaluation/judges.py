@@ -259,8 +259,8 @@ class RewardModelJudge(Judge):
                         prompt, completion = texts[key][0]
                         raise ValueError(
                             f"The completion {completion[:80]!r} of the prompt {repr(prompt)[:80]} has the score "
-                            f"{score}. Load the reward model in bfloat16 or float32, not float16, and look for damaged "
-                            "weights."
+                            f"{score}. Load the reward model in bfloat16 or float32, not float16, and look for "
+                            "damaged weights."
                         )
                 self._keep([{"request": key, "score": score} for key, score in zip(batch, scores, strict=True)])
                 progress.update(len(batch))
