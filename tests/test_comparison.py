@@ -63,7 +63,7 @@ def test_documents_that_only_one_has_are_left_out_and_said():
 def test_a_score_that_is_no_mean_has_no_interval():
     row = one(record([-3.0, -4.0], 33.1), record([-2.0, -5.0], 30.1))
     assert row["difference"] == {"mean": pytest.approx(3.0), "low": None, "high": None, "documents": None}
-    assert row["reading"] is None and "not a mean over documents" in row["reason"]
+    assert row["reading"] is None and row["reason"] == "no interval: not a mean over documents"
 
 
 def test_one_document_has_no_interval():
@@ -111,8 +111,9 @@ def test_the_page_and_the_picture_have_every_row(tmp_path):
         {"t": None, "u": None},
         "b",
     )
-    identity = {"limit": 3, "systems": {"a | x": {"policy": "p"}}, "baseline": "b"}
-    page = render_comparison(rows, "b", {"identity": identity})
+    facts = {"systems": {"a | x": {"policy": "p", "alpha": 0.4}}, "settings": {"limit": 3, "baseline": "b"}}
+    page = render_comparison(rows, "b", facts)
+    assert "- a | x: policy p, alpha 0.4" in page
     assert "| t, acc, 5-shot |" in page and "0.750 ± 0.100" in page and "+0.375 [" in page
     assert page.count("it cannot") == 3 and "only the first 3 documents" in page and "Of 1 comparisons, 0.1 " in page
     assert len({line.count("|") - line.count("\\|") for line in page.splitlines() if line.startswith("|")}) == 1

@@ -6,7 +6,9 @@ import multiprocessing
 import os
 import signal
 import weakref
+from pathlib import Path
 
+import datasets
 import lm_eval
 import pytest
 from lm_eval.models.huggingface import HFLM
@@ -18,11 +20,14 @@ from hf_cong.cli import main
 from hf_cong.evaluation import systems as systems_module
 from hf_cong.evaluation.judges import RewardModelJudge
 from hf_cong.evaluation.run import run_evaluation
+from hf_cong.evaluation.systems import check_systems, read_systems
 from hf_cong.evaluation.tasks import PROTOCOLS, Protocol, load_tasks, read_tasks
 from hf_cong.journal import Journal
+from hf_cong.recipes import EvaluateArguments, parse
 from hf_cong.report.statistics import paired_difference
+from hf_cong.sandbox.world import FACTS, request
+from hf_cong.sandbox.world import prompts as world_prompts
 from tests.lm_tasks import write_systems, write_tasks
-from tests.tiny import tiny_pair
 
 TASKS = {"choice": {"num_fewshot": 2}, "writing": None, "rolling": None, "by_size": {"num_fewshot": 1}}
 FILES = ("evaluation.json", "evaluation.md", "evaluation.png")
@@ -145,7 +150,7 @@ def test_a_group_is_its_documents_by_size_and_has_no_interval_by_task(tmp_path, 
     two = {name: systems[name] for name in ("strong", "pair, α = 0.4")}
     rows = run(tmp_path, two, folder, tasks=["by_task"])
     scores = [row(rows, "by_task", name)["score"] for name in two]
-    assert row(rows, "by_task", "pair, α = 0.4")["reason"] == "no interval: the score is not a mean over documents"
+    assert row(rows, "by_task", "pair, α = 0.4")["reason"] == "no interval: not a mean over documents"
     difference = row(rows, "by_task", "pair, α = 0.4")["difference"]
     assert difference == {"mean": pytest.approx(scores[1] - scores[0]), "low": None, "high": None, "documents": None}
 
@@ -322,9 +327,6 @@ def test_prompts_get_our_metrics(tmp_path, systems, names, judge):
         if name == "search":
             found = [json.loads(line) for line in (kept / "results.jsonl").read_text().splitlines()]
         else:
-            found = json.loads((kept / "manifest.json").read_text())
-            import datasets
-
             found = datasets.Dataset.from_parquet(str(kept / "completions.parquet")).to_list()
         assert [one["prompt"] for one in found] == PROMPTS
         written[name] = found
@@ -384,8 +386,7 @@ def test_a_tag_is_its_tasks(folder):
 
 
 REFUSED_TASKS = {
-    "nonsense": "There is no task 'nonsense'",
-    "choise": "Names near it: choice",
+    "choise": "There is no task 'choise'. Names near it: choice",
     "dangerous": "runs code that a model writes",
     "unshown": ({"unshown": {"num_fewshot": 2}}, "sets `num_fewshot: 0`, which lm-eval never changes"),
     "too many": ({"choice": {"num_fewshot": 30}}, "is 30, and it has 8 examples to show"),
@@ -443,8 +444,46 @@ def test_refused(message, systems, folder, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_pair_of_one_family_only(names, tmp_path):
-    policy, _ = tiny_pair("qwen2", vocab_size=320)
-    policy.save_pretrained(tmp_path / "other")
+def test_a_search_needs_a_pair(names):
     with pytest.raises(ValueError, match="`policy` of the system 'a' is one model"):
-        systems_module.read_systems({"a": {"model": names["strong"], "policy": str(tmp_path / "other")}})
+        read_systems({"a": {"model": names["strong"], "policy": names["policy"]}})
+
+
+def test_a_pair_may_steer_a_base_and_be_saved(names, tmp_path, folder):
+    pair_of(names).save_pretrained(tmp_path / "pair")
+    AutoTokenizer.from_pretrained(names["policy"]).save_pretrained(tmp_path / "pair")
+    apart = {"policy": names["policy"], "reference": names["reference"]}
+    systems = {
+        "strong": {"model": names["strong"]},
+        "steered": {**apart, "base": names["strong"], "beta": 0.5},
+        "not steered": {**apart, "base": names["strong"], "beta": 0.0, "plausibility_threshold": 0.0},
+        "apart": apart,
+        "saved": {"model": str(tmp_path / "pair")},
+        "saved, another α": {"policy": str(tmp_path / "pair"), "alpha": 0.9},
+    }
+    rows = run(tmp_path / "out", systems, folder, tasks=["rolling"])
+    scores = {one["system"]: one["score"] for one in rows}
+    assert scores["saved"] == pytest.approx(scores["apart"]) and scores["not steered"] == pytest.approx(
+        scores["strong"]
+    )
+    assert len({round(score, 3) for score in scores.values()}) == 4
+
+
+ROOT = Path(__file__).parents[1] / "recipes"
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("*/evaluate.yaml")), ids=lambda path: path.parent.name)
+def test_every_recipe_parses(path):
+    (args,) = parse((EvaluateArguments,), ["--config", str(path)], prog="hf-cong evaluate")
+    check_systems(args.systems)
+    assert args.baseline in args.systems and args.reward in args.systems and args.prompts and read_tasks(args.tasks)
+
+
+def test_the_sandboxs_task_and_prompts_are_of_its_world():
+    rows = [json.loads(line) for line in (ROOT / "sandbox/evaluation/facts.jsonl").read_text().splitlines()]
+    assert len(rows) == len(FACTS) == 150
+    for (fact, value), one in zip(FACTS.items(), rows, strict=True):
+        assert one["question"] == request([fact])[0]["content"] and len(set(one["sentences"])) == 8
+        assert fact[0] in one["sentences"][one["answer"]] and value in one["sentences"][one["answer"]].split()
+    prompts = [json.loads(line) for line in (ROOT / "sandbox/evaluation/prompts.jsonl").read_text().splitlines()]
+    assert prompts == world_prompts(100, split="test").to_list()

@@ -82,7 +82,7 @@ def _against(record: Mapping, theirs: Mapping | None, metric: str) -> dict:
     mine, other = (_values(each, metric) for each in (record, theirs))
     if not (_is_mean(record, metric, mine) and _is_mean(theirs, metric, other)):
         difference = {"mean": apart, "low": None, "high": None, "documents": None}
-        return {"difference": difference, "reason": "no interval: the score is not a mean over documents"}
+        return {"difference": difference, "reason": "no interval: not a mean over documents"}
     both = [name for name in mine if name in other]
     if not both:
         return {"reason": "no document in common with the baseline"}
@@ -137,7 +137,7 @@ def render_comparison(rows: Sequence[Mapping], baseline: str, facts: Mapping) ->
     Args:
         rows (`Sequence[Mapping]`): What [`compare`] gives.
         baseline (`str`): The system that the others are compared with.
-        facts (`Mapping`): The `identity` of the run.
+        facts (`Mapping`): The `systems` as they were given, and the `settings`, with their `limit`.
     """
     cells, before, labels = [], None, _labels(rows)
     for row in rows:
@@ -163,13 +163,15 @@ def render_comparison(rows: Sequence[Mapping], baseline: str, facts: Mapping) ->
         f"{compared} comparisons, {compared * 0.05:.1f} would exclude it by chance alone if nothing differed.",
         "",
     ]
-    settings = dict(facts["identity"])
-    if settings["limit"] is not None:
-        lines += [f"**A trial: only the first {settings['limit']} documents of each task.**", ""]
-    systems = settings.pop("systems")
-    lines += ["## Systems", "", *(f"- {name}: {identity}" for name, identity in systems.items()), ""]
-    lines += ["## Setting", "", *(f"- {name}: {value}" for name, value in settings.items()), ""]
+    if facts["settings"]["limit"] is not None:
+        lines += [f"**A trial: only the first {facts['settings']['limit']} documents of each task.**", ""]
+    for title, entries in (("Systems", facts["systems"]), ("Setting", facts["settings"])):
+        lines += [f"## {title}", "", *(f"- {name}: {_words(value)}" for name, value in entries.items()), ""]
     return "\n".join(lines)
+
+
+def _words(value: object) -> str:
+    return ", ".join(f"{name} {inner}" for name, inner in value.items()) if isinstance(value, Mapping) else str(value)
 
 
 def _score_cell(row: Mapping) -> str | None:

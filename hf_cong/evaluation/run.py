@@ -5,6 +5,7 @@ import contextlib
 import functools
 import json
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -158,7 +159,12 @@ def run_evaluation(
             del scorer
             clear_device_cache(garbage_collection=True)
         compared = compare(ledger.records, list(named), metrics, baseline)
-        _finish(output_dir, compared, ledger.records, identity)
+        settings = {"baseline": baseline, **plan, "dtype": dtype}
+        if prompts is not None:
+            settings["completions"] = asdict(writing)
+        given = {name: dict(settings) for name, settings in systems.items()}
+        facts = {"identity": identity, "systems": given, "settings": settings}
+        _finish(output_dir, compared, ledger.records, facts)
     return compared
 
 
@@ -214,15 +220,17 @@ def _measure(
     return found
 
 
-def _finish(output_dir: Path, rows: list[dict], records: Mapping[tuple[str, str], dict], identity: dict) -> None:
+def _finish(output_dir: Path, rows: list[dict], records: Mapping[tuple[str, str], dict], facts: dict) -> None:
     """Writes the table, all metrics and the picture, then the manifest that says they are whole."""
     (output_dir / _MANIFEST).unlink(missing_ok=True)  # of fewer systems or tasks
-    baseline, facts = identity["baseline"], {"identity": identity}
-    results = {name: {} for name in identity["systems"]}
-    for (system, task), record in records.items():
-        if system in results and task in identity["tasks"]:
-            apart = ("system", "task", "system_identity", "task_identity", "documents")
-            results[system][task] = {key: value for key, value in record.items() if key not in apart}
+    baseline, tasks = facts["settings"]["baseline"], facts["identity"]["tasks"]
+    apart = ("system", "task", "system_identity", "task_identity", "documents")
+    results = {
+        system: {
+            task: {key: value for key, value in records[system, task].items() if key not in apart} for task in tasks
+        }
+        for system in facts["systems"]
+    }
     with replacing(output_dir / _JSON) as temporary:
         content = {**facts, "rows": rows, "results": results}
         temporary.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="ascii")

@@ -138,7 +138,7 @@ def _read_system(name: str, settings: dict, dtype: str) -> System:
         name,
         identity,
         tokenizer,
-        load=lambda batch_size: HFLM(load(), tokenizer=tokenizer, batch_size=batch_size),
+        load=lambda batch_size: HFLM(load(), backend="causal", tokenizer=tokenizer, batch_size=batch_size),
         load_reward=(lambda: ImplicitReward(load(), None, tokenizer)) if "alpha" in identity else None,
     )
 

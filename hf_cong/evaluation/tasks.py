@@ -237,7 +237,7 @@ def evaluate_task(
           finite) and `higher_is_better`;
         - `documents`: their `names`, which are made of their content, and for each metric their `values`, `None` where
           that is no number;
-        - `num_fewshot` and `version`, as they were.
+        - `num_fewshot` (`None` if it differs within a group) and `version`, as they were.
     """
     random.seed(DEFAULT_RANDOM_SEED)
     np.random.seed(DEFAULT_OTHER_SEED)
@@ -267,10 +267,11 @@ def evaluate_task(
             "stderr": _number(own.get(f"{metric}_stderr,{kind}")),
             "higher_is_better": better.get(metric),
         }
+    shown = {leaf.get_config("num_fewshot") for leaf in loaded.leaves}
     samples = [{"task": task, **sample} for task, rows in found["samples"].items() for sample in rows]
     measured = {
         "metrics": metrics,
-        "num_fewshot": found["n-shot"].get(loaded.name),
+        "num_fewshot": shown.pop() if len(shown) == 1 else None,
         "version": str(found["versions"].get(loaded.name)),
         "documents": _documents(samples, keys),
     }
