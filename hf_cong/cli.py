@@ -234,21 +234,14 @@ def build(argv: list[str]):
 
 def judge(argv: list[str]):
     from .evaluation.judges import named_judge
-    from .evaluation.judging import run_judge
+    from .evaluation.judging import check_systems, run_judge
     from .recipes import JudgeArguments, parse
 
     (args,) = parse((JudgeArguments,), argv, prog="hf-cong judge")
-    systems = {}
-    for system in args.systems:
-        name, equals, path = system.partition("=")
-        if not name or not equals or not path or name in systems:
-            raise ValueError(
-                f"`systems` has {system[:80]!r}; each must be NAME=PATH, and no name may come twice. Correct it."
-            )
-        systems[name] = path
+    check_systems(args.systems, args.baseline)  # before a judge is asked what it is
     own = ("systems", "judge", "output_dir", "baseline")
     options = {name: value for name, value in vars(args).items() if name not in own}
-    run_judge(systems, named_judge(args.judge, **options), output_dir=args.output_dir, baseline=args.baseline)
+    run_judge(args.systems, named_judge(args.judge, **options), output_dir=args.output_dir, baseline=args.baseline)
     print((Path(args.output_dir) / "judge.md").read_text(encoding="utf-8"))
     print(f"Verdicts, table and picture are in {args.output_dir}.")
 

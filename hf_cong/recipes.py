@@ -344,13 +344,7 @@ class EvaluateArguments:
     )
 
     def __post_init__(self):
-        for name in ("systems", "tasks"):
-            value = getattr(self, name)
-            if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
-                try:
-                    setattr(self, name, json.loads(value))
-                except json.JSONDecodeError as error:
-                    raise ValueError(f"`{name}` is not JSON ({error}): {value[:80]}. Correct it.") from None
+        _read_json(self, "systems", "tasks")
 
 
 @dataclass
@@ -377,9 +371,9 @@ class JudgeArguments:
     Arguments of `hf-cong judge`: which system's completions are better?
 
     Args:
-        systems (`list[str]`): What is compared, each as `NAME=PATH`: the output directory of `hf-cong generate` or
-            `hf-cong search` (by several methods: `NAME=PATH#METHOD`), or a `.jsonl` or `.parquet` file with the
-            columns `prompt` and `completion`. Joined by prompt.
+        systems (`dict`): For every name the output directory of `hf-cong generate` or `hf-cong search` (by several
+            methods: `PATH#METHOD`), or a `.jsonl` or `.parquet` file with the columns `prompt` and `completion`. On
+            the command line as JSON. Joined by prompt.
         judge (`str`): A reward model, path or Hub id; or, on the command line only, the URL of a server with OpenAI's
             endpoint `/chat/completions`: `"http://localhost:8000/v1"`, which is asked in both orders. Its key is read
             from the environment variable `OPENAI_API_KEY`.
@@ -393,9 +387,9 @@ class JudgeArguments:
         concurrency (`int`, *optional*, defaults to `16`): Most requests that are with a server at a time.
     """
 
-    systems: list[str] = field(metadata={"help": "NAME=PATH of each system's completions, or NAME=PATH#METHOD."})
     judge: str = field(metadata={"help": "Reward model: path or Hub id; or the URL of a server."})
     output_dir: str = field(metadata={"help": "Directory of verdicts, table, picture and journal."})
+    systems: dict | str | None = field(default=None, metadata={"help": "Paths of completions by system, as JSON."})
     baseline: str | None = field(default=None, metadata={"help": "System that all others are compared with."})
     dtype: str = field(
         default="auto",
@@ -405,6 +399,9 @@ class JudgeArguments:
     batch_size: int = field(default=8, metadata={"help": "Texts that are scored together."})
     max_tokens: int = field(default=1024, metadata={"help": "Longest answer of a judge behind a URL, in tokens."})
     concurrency: int = field(default=16, metadata={"help": "Most requests at a server at a time."})
+
+    def __post_init__(self):
+        _read_json(self, "systems")
 
 
 @dataclass
@@ -621,6 +618,17 @@ def _fits(value: object, kind: Any) -> bool:
     if origin is int:
         return isinstance(value, int) and not isinstance(value, bool)
     return not isinstance(origin, type) or isinstance(value, origin)
+
+
+def _read_json(arguments: object, *names: str) -> None:
+    """Reads what the command line gave as JSON; a recipe gives it as YAML."""
+    for name in names:
+        value = getattr(arguments, name)
+        if isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+            try:
+                setattr(arguments, name, json.loads(value))
+            except json.JSONDecodeError as error:
+                raise ValueError(f"`{name}` is not JSON ({error}): {value[:80]}. Correct it.") from None
 
 
 def _unknown(key: str, known: list[str]) -> str:

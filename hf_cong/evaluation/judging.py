@@ -48,16 +48,12 @@ def run_judge(
 
     Raises:
         TypeError, FileNotFoundError: see [`read_completions`].
-        ValueError: if there are fewer than two systems, the baseline is none of them, two have no prompt in common, or
-            `output_dir` holds another run.
+        ValueError: see [`check_systems`]; or if two systems have no prompt in common, or `output_dir` holds another
+            run.
         RuntimeError: if another process is writing to `output_dir`.
         ConnectionError: if a judge behind a URL fails. What it answered is kept.
     """
-    if len(systems) < 2 or baseline not in (None, *systems):
-        raise ValueError(
-            f"`systems` must be two or more, the `baseline` among them; got {', '.join(systems)[:200] or 'none'} and "
-            f"the baseline {baseline!r:.80}."
-        )
+    check_systems(systems, baseline)
     tables = {name: read_completions(source) for name, source in systems.items()}
     if baseline is None:
         contests = list(itertools.combinations(tables, 2))
@@ -93,6 +89,18 @@ def run_judge(
     facts = {"judge": judge.name, "cost": judge.cost, "identity": identity, "systems": counts}
     _finish(output_dir, rows, summarise_verdicts(rows, unmatched), facts)
     return _read_verdicts(output_dir)
+
+
+def check_systems(systems: Mapping[str, object], baseline: str | None) -> None:
+    """Raises `ValueError` unless there are two systems or more, with names, and the baseline, if any, is one."""
+    named = isinstance(systems, Mapping) and all(isinstance(name, str) and name.strip() for name in systems)
+    if not named or len(systems) < 2:
+        raise ValueError(
+            f"`systems` is {repr(systems)[:80]}; it must map two or more names to completions, such as "
+            '{"ConG": "runs/cong", "base": "runs/base"}.'
+        )
+    if baseline not in (None, *systems):
+        raise ValueError(f"`baseline` is {baseline!r:.80}; it must be one of the systems: {', '.join(systems)[:200]}.")
 
 
 def summarise_verdicts(rows: Sequence[Mapping], unmatched: Mapping[tuple[str, str], Sequence[int]]) -> list[dict]:

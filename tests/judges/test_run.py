@@ -119,7 +119,7 @@ def test_a_baseline_spares_the_other_pairs(server, tmp_path):
 def test_the_same_command_goes_on_where_the_judge_failed(server, tmp_path, capsys):
     for name, table in SYSTEMS.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
-    argv = ["judge", "--systems", *(f"{name}={tmp_path / name}.jsonl" for name in SYSTEMS)]
+    argv = ["judge", "--systems", json.dumps({name: f"{tmp_path / name}.jsonl" for name in SYSTEMS})]
     argv += ["--judge", server.url, "--concurrency", "3", "--output_dir"]
     assert main([*argv, str(tmp_path / "whole")]) == 0
     once = len(server.answered)
@@ -178,7 +178,7 @@ def test_a_reward_model_goes_on_where_it_was_killed(tmp_path):
 def test_a_killed_process_loses_no_answer(server, tmp_path):
     for name, table in SYSTEMS.items():
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
-    argv = ["judge", "--systems", *(f"{name}={tmp_path / name}.jsonl" for name in SYSTEMS)]
+    argv = ["judge", "--systems", json.dumps({name: f"{tmp_path / name}.jsonl" for name in SYSTEMS})]
     argv += ["--judge", server.url, "--concurrency", "1", "--output_dir", str(tmp_path / "run")]
     rule = server.rule
 
@@ -214,7 +214,7 @@ def test_the_command_on_runs_of_this_package(tmp_path, capsys):
     tokens.save_pretrained(tmp_path / "reward")
     recipe = tmp_path / "judge.yaml"
     recipe.write_text(
-        f"systems: [strong={tmp_path}/strong, weak={tmp_path}/weak]\njudge: {tmp_path}/reward\n"
+        f"systems: {{strong: {tmp_path}/strong, weak: {tmp_path}/weak}}\njudge: {tmp_path}/reward\n"
         f"output_dir: {tmp_path}/judged\nbaseline: weak\ndtype: float32\n"
     )
     assert main(["judge", "--config", str(recipe)]) == 0
@@ -276,22 +276,21 @@ def test_a_folder_without_completions_is_refused(tmp_path):
 
 def test_refused(server, tmp_path):
     judge = EndpointJudge(server.url)
-    for systems, options in (
-        ({"short": SYSTEMS["short"]}, {}),
-        (SYSTEMS, {"baseline": "none"}),
-    ):
-        with pytest.raises(ValueError, match="`systems` must be two or more"):
-            run_judge(systems, judge, output_dir=tmp_path / "a", **options)
+    with pytest.raises(ValueError, match="`baseline` is 'none'; it must be one of the systems: short, long, other"):
+        run_judge(SYSTEMS, judge, output_dir=tmp_path / "a", baseline="none")
     messages = [{"prompt": [{"role": "user", "content": PROMPTS[0]}], "completion": "a"}]
     with pytest.raises(ValueError, match=r"no prompt in common \(10 against 1 prompts\). A text and a message"):
         run_judge({"short": SYSTEMS["short"], "messages": messages}, judge, output_dir=tmp_path / "a")
     assert not (tmp_path / "a").exists()
 
 
-@pytest.mark.parametrize("systems", [["a"], ["=b"], ["a="], ["a=b", "a=c"]])
-def test_a_system_is_a_name_and_a_path(systems, tmp_path, capsys):
-    assert main(["judge", "--systems", *systems, "--judge", "x", "--output_dir", str(tmp_path)]) == 2
-    assert "each must be NAME=PATH" in capsys.readouterr().err
+@pytest.mark.parametrize("systems", ["a", "{}", '{"a": "b"}', '{"": "b", "c": "d"}', '["a", "b"]', None])
+def test_two_systems_have_names(systems, tmp_path, capsys):
+    given = [] if systems is None else ["--systems", systems]
+    assert main(["judge", *given, "--judge", "http://127.0.0.1:1/v1", "--output_dir", str(tmp_path)]) == 2
+    assert "it must map two or more names to completions" in capsys.readouterr().err
+    assert main(["judge", "--systems", "{a", "--judge", "x", "--output_dir", str(tmp_path)]) == 2
+    assert "`systems` is not JSON" in capsys.readouterr().err
 
 
 def test_what_only_the_users_hand_may_set(gated, tmp_path, capsys):
@@ -299,7 +298,7 @@ def test_what_only_the_users_hand_may_set(gated, tmp_path, capsys):
     for key, table in SYSTEMS.items():
         (tmp_path / f"{key}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table))
     recipe = tmp_path / "judge.yaml"
-    base = f"systems: [short={tmp_path}/short.jsonl, long={tmp_path}/long.jsonl]\noutput_dir: {tmp_path}/out\n"
+    base = f"systems: {{short: {tmp_path}/short.jsonl, long: {tmp_path}/long.jsonl}}\noutput_dir: {tmp_path}/out\n"
     recipe.write_text(base + "judge: http://evil/v1\n")
     assert main(["judge", "--config", str(recipe)]) == 2
     assert "sets `judge` to a URL: a server gets your prompts" in capsys.readouterr().err
@@ -315,7 +314,7 @@ def test_what_only_the_users_hand_may_set(gated, tmp_path, capsys):
 def test_the_repositorys_recipe_parses():
     path = Path(__file__).parents[2] / "recipes" / "qwen2.5" / "judge.yaml"
     (args,) = parse((JudgeArguments,), ["--config", str(path)], prog="hf-cong judge")
-    assert args.baseline in {system.split("=")[0] for system in args.systems}
+    assert args.baseline in args.systems
 
 
 def test_a_summary_by_hand():
