@@ -41,6 +41,7 @@ from .checkpoints import (
 from .cong_config import ConGConfig
 from .journal import check_identity, replacing
 from .lending import fine_tune
+from .pair.modeling_stacks import lookup
 from .preferences import build_preference_dataset, build_sft_dataset
 from .prompts import read_prompts
 from .stages import (
@@ -194,8 +195,11 @@ class ConGTrainer(DPOTrainer):
         policy, reference = (os.fspath(model) if isinstance(model, os.PathLike) else model for model in weak)
         if isinstance(policy, PeftModel):
             raise TypeError("`weak_model` is a PeftModel. Save it, and pass the directory: an adapter knows its base.")
+        where = lookup(args.weak_model_init_kwargs)
+        self._weak_where = where, where
         if isinstance(policy, str) and reference is None:
-            reference = adapter_base(policy)
+            reference, revision = adapter_base(policy, where)
+            self._weak_where = where, {**where, "revision": revision}  # an adapter says which base it fits
         self._weak = policy, reference
         self._weak_tokenizer = weak_processing_class
         if any(not {"chosen", "completion"} & set(data.column_names) for data in self._splits.values()):
@@ -206,8 +210,7 @@ class ConGTrainer(DPOTrainer):
                     "column `chosen`: what `generate_completions` writes with any pair."
                 )
             if weak_processing_class is None:
-                revision = (args.weak_model_init_kwargs or {}).get("revision")
-                self._weak_tokenizer = weak_tokenizer(self._weak, revision, args.trust_remote_code)
+                self._weak_tokenizer = weak_tokenizer(self._weak, self._weak_where, args.trust_remote_code)
         needs_copy = peft_config is None and not args.precompute_ref_log_probs
         if needs_copy and isinstance(model, PreTrainedModel) and not model.name_or_path:
             raise ValueError(
@@ -330,10 +333,9 @@ class ConGTrainer(DPOTrainer):
             "train_dataset": content_key(data_rows(self._splits["train"])),
         }
         if self._pairs_missing:
-            init_kwargs = self.args.weak_model_init_kwargs or {}
             roles = ("weak_model", "weak_reference_model")
-            for role, model in zip(roles, self._weak, strict=True):
-                identity[role] = None if model is None else model_identity(model, **init_kwargs)
+            for role, model, where in zip(roles, self._weak, self._weak_where, strict=True):
+                identity[role] = None if model is None else model_identity(model, **where)
             if self._weak_tokenizer is not None:
                 identity["weak_tokenizer"] = tokenizer_identity(self._weak_tokenizer)
         return identity

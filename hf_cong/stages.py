@@ -16,12 +16,12 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
-from .checkpoints import content_key, damage, seal, tokenizer_identity
+from .checkpoints import commit_of, content_key, damage, seal, tokenizer_identity
 from .compatibility import check_same_vocabulary, context_length
 from .cong_config import ConGConfig
 from .generation import generate_completions
 from .pair import ContrastivePairForCausalLM, StacksConfig
-from .pair.modeling_stacks import load_tokenizer
+from .pair.modeling_stacks import load_member, load_tokenizer
 from .prompts import encode_prompt
 
 logger = logging.getLogger(__name__)
@@ -206,13 +206,18 @@ def drop_long_rows(
     )
 
 
-def adapter_base(model: str) -> str | None:
-    """The model that the LoRA adapter of this name stands on, its reference; `None` if it is no adapter."""
-    return PeftConfig.from_pretrained(model).base_model_name_or_path if find_adapter_config_file(model) else None
+def adapter_base(model: str, where: dict) -> tuple[str | None, str | None]:
+    """The model that a LoRA adapter stands on, its reference, and its revision there; `None` twice if it is none."""
+    if find_adapter_config_file(model, **where) is None:
+        return None, None
+    config = PeftConfig.from_pretrained(model, **where)
+    return config.base_model_name_or_path, config.revision
 
 
 def weak_tokenizer(
-    weak: tuple[str | PreTrainedModel, str | PreTrainedModel], revision: str | None, trust_remote_code: bool
+    weak: tuple[str | PreTrainedModel, str | PreTrainedModel],
+    weak_where: tuple[dict, dict],
+    trust_remote_code: bool,
 ) -> PreTrainedTokenizerBase:
     """
     The tokenizer of a weak pair, found beside its models.
@@ -225,10 +230,11 @@ def weak_tokenizer(
         raise ValueError(
             "A weak model was not loaded by name, so its tokenizer is unknown: pass `weak_processing_class`."
         )
-    if find_adapter_config_file(names[0], revision=revision) and load_tokenizer(names[0], revision=revision) is None:
-        del names[0]  # PEFT saves an adapter without one; its base has it
+    found = list(zip(names, weak_where, strict=True))
+    if find_adapter_config_file(names[0], **weak_where[0]) and load_tokenizer(names[0], **weak_where[0]) is None:
+        del found[0]  # PEFT saves an adapter without one; its base has it
     tokenizers = [
-        AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=trust_remote_code) for name in names
+        AutoTokenizer.from_pretrained(name, **where, trust_remote_code=trust_remote_code) for name, where in found
     ]
     check_same_vocabulary(tokenizers[0], tokenizers[-1])
     return tokenizers[0]
@@ -319,7 +325,12 @@ def decode(
 
     @functools.cache
     def pair() -> ContrastivePairForCausalLM:
-        pair = ContrastivePairForCausalLM.from_pair(*weak, **contrast, model_init_kwargs=model_init_kwargs)
+        # What is loaded is what `weak_id` names, though a branch may have moved since.
+        own = [{**model_init_kwargs, **commit_of(name)} for name in weak_id]
+        policy, reference = weak
+        if isinstance(reference, str):
+            reference, _ = load_member(reference, "reference", own[1])
+        pair = ContrastivePairForCausalLM.from_pair(policy, reference, **contrast, model_init_kwargs=own[0])
         return pair.to(PartialState().device)
 
     homes = [(model, model.device) for model in weak if isinstance(model, PreTrainedModel)]
