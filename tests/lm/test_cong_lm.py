@@ -111,6 +111,29 @@ def test_at_alpha_one_it_is_the_policy_in_HFLM(family):
     assert furthest(answers(lm_of(policy, reference, alpha=0.9, plausibility_threshold=0)), alone) > 10 * EXACT
 
 
+def test_at_alpha_one_tasks_are_HFLMs_too(paths, tasks):
+    """With a chat template, few-shot examples and beams: what lm-eval makes of tokenizer and generation settings."""
+    policy = {"pretrained": paths["policy"], "batch_size": 4, "device": "cpu"}
+    pair = {**policy, "reference": paths["reference"], "plausibility_threshold": 0}
+    found = [
+        evaluate(
+            lm,
+            tasks,
+            ["cong_choice", "cong_write"],
+            apply_chat_template=True,
+            system_instruction="be kind",
+            num_fewshot=1,
+            gen_kwargs={"num_beams": 3},
+        )["samples"]
+        for lm in (HFLM(**policy), ConGLM(**pair, alpha=1), ConGLM(**pair, alpha=0.6))
+    ]
+    written = [[sample["resps"] for sample in samples["cong_write"]] for samples in found]
+    assert written[0] == written[1] != written[2]
+    scored = [[logp for sample in samples["cong_choice"] for logp, _ in sample["filtered_resps"]] for samples in found]
+    assert scored[1] == pytest.approx(scored[0], abs=EXACT)
+    assert scored[2] != pytest.approx(scored[0], abs=10 * EXACT)
+
+
 def test_long_texts_are_rolled_over_windows_of_the_shortest_context():
     policy, _ = members("llama", max_position_embeddings=64)
     _, reference = members("llama", max_position_embeddings=16)
@@ -140,6 +163,8 @@ def test_pairs_by_name_and_saved_give_what_stock_hf_gives(tmp_path, paths):
     ours = answers(ConGLM(saved, batch_size=4, device="cpu"))
     stock = answers(HFLM(saved, batch_size=4, device="cpu"))
     assert by_name == ours == stock
+    for kwargs in ({"trust_remote_code": True}, {"parallelize": True}, {"attn_implementation": "sdpa"}):
+        assert answers(ConGLM(saved, batch_size=4, device="cpu", **kwargs)) == stock
     other = answers(ConGLM(saved, alpha=0.4, batch_size=4, device="cpu"))  # a saved pair's own α gives way
     assert furthest(stock, other) > 10 * EXACT
 
@@ -154,6 +179,7 @@ def test_an_adapter_by_name_has_its_base_as_reference(tmp_path):
     stated = ConGLM(str(tmp_path / "adapter"), base, alpha=0.3, batch_size=8, device="cpu")
     assert furthest(answers(stated), got) == 0
     assert list(stated.members) == ["policy", "reference"]
+    assert furthest(answers(lm_of(adapted, alpha=0.3)), got) < EXACT  # loaded by PEFT
 
 
 def test_a_triple_by_name(tmp_path):

@@ -37,62 +37,61 @@ _REFUSED = {
 @register_model("cong")
 class ConGLM(HFLM):
     """
-    A weak pair, or a base steered by one, as a model of lm-evaluation-harness.
+        A weak pair, or a base steered by one, as a model of lm-evaluation-harness.
 
-    The pair is one model whose `forward` is a likelihood, log p_α, normalised and unmasked, and whose `generate`
-    decodes on the plausible set. So [`~lm_eval.models.huggingface.HFLM`] serves every type of request as it is, and
-    this class overrides what is around: how the model is loaded (`_get_config`, `_create_tokenizer`, `_create_model`),
-    what the results say of it (`get_model_info`), and where its answers are cached (`set_cache_hook`). A saved pair
-    gives the same numbers under the stock `--model hf`.
+        The pair is one model whose `forward` is a likelihood, log p_α, normalised and unmasked, and whose `generate`
+        decodes on the plausible set. So [`~lm_eval.models.huggingface.HFLM`] serves every type of request as it is, and
+        this class overrides what is around: how the model is loaded (`_get_config`, `_create_tokenizer`, `_create_model`),
+    XX
 
-    `is_greedy`, which a few tasks turn into an accuracy, is of the likelihood, so it knows no plausible set.
+        `is_greedy`, which a few tasks turn into an accuracy, is of the likelihood, so it knows no plausible set.
 
-    Args:
-        pretrained (`str` or `PreTrainedModel`):
-            The policy: path or Hub id of a model, of a LoRA adapter (whose base is the reference), or of a saved pair;
-            or a loaded model, a pair among them.
-        reference (`str` or `PreTrainedModel`, *optional*):
-            The model before alignment.
-        base (`str` or `PreTrainedModel`, *optional*):
-            A large model to be steered by the pair.
-        alpha (`float`, *optional*):
-            Weight kept on the policy of a pair. Defaults to a saved pair's own, else to 0.4.
-        beta (`float`, *optional*):
-            Weight of the pair that steers a `base`. Defaults to a saved model's own, else to 1.0.
-        plausibility_threshold (`float`, *optional*):
-            τ of the plausible set that `generate_until` writes from. Defaults to a saved model's own, else to 0.1.
-        revision (`str`, *optional*, defaults to `"main"`):
-            Branch, tag or commit of `pretrained` on the Hub.
-        reference_revision, base_revision (`str`, *optional*):
-            The same of `reference` and of `base`. Default to the main branch.
-        tokenizer (`str` or `PreTrainedTokenizerBase`, *optional*):
-            Another tokenizer of the same vocabulary, for example with another chat template. Defaults to the policy's,
-            with a `base` to the base's. Needed for loaded models that were not loaded by name.
-        dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
-            Dtype of the weights.
-        trust_remote_code (`bool`, *optional*, defaults to `False`):
-            Whether to run code that comes with a model.
-        attn_implementation (`str`, *optional*):
-            Attention of all members.
-        kwargs (*optional*):
-            Other arguments of `HFLM`: `batch_size` (`"auto"` too), `max_length`, `device`, `parallelize`,
-            `add_bos_token`, `prefix_token_id`, `chat_template_args`, ... Under `accelerate launch` the documents are
-            shared out over the processes.
+        Args:
+            pretrained (`str` or `PreTrainedModel`):
+                The policy: path or Hub id of a model, of a LoRA adapter (whose base is the reference), or of a saved pair;
+                or a loaded model, a pair among them.
+            reference (`str` or `PreTrainedModel`, *optional*):
+                The model before alignment.
+            base (`str` or `PreTrainedModel`, *optional*):
+                A large model to be steered by the pair.
+            alpha (`float`, *optional*):
+                Weight kept on the policy of a pair. Defaults to a saved pair's own, else to 0.4.
+            beta (`float`, *optional*):
+                Weight of the pair that steers a `base`. Defaults to a saved model's own, else to 1.0.
+            plausibility_threshold (`float`, *optional*):
+                τ of the plausible set that `generate_until` writes from. Defaults to a saved model's own, else to 0.1.
+            revision (`str`, *optional*, defaults to `"main"`):
+                Branch, tag or commit of `pretrained` on the Hub.
+            reference_revision, base_revision (`str`, *optional*):
+                The same of `reference` and of `base`. Default to the main branch.
+            tokenizer (`str` or `PreTrainedTokenizerBase`, *optional*):
+                Another tokenizer of the same vocabulary, for example with another chat template. Defaults to the policy's,
+                with a `base` to the base's. Needed for loaded models that were not loaded by name.
+            dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
+                Dtype of the weights.
+            trust_remote_code (`bool`, *optional*, defaults to `False`):
+                Whether to run code that comes with a model.
+            attn_implementation (`str`, *optional*):
+                Attention of all members.
+            kwargs (*optional*):
+                Other arguments of `HFLM`: `batch_size` (`"auto"` too), `max_length`, `device`, `parallelize`,
+                `add_bos_token`, `prefix_token_id`, `chat_template_args`, ... Under `accelerate launch` the documents are
+                shared out over the processes.
 
-    Raises:
-        TypeError: for an unknown argument, or for names mixed with loaded models.
-        ValueError: if the models make no pair, α, β or τ is out of range or has no place, the vocabularies differ, an
-            argument cannot be served, or loaded models meet several processes.
+        Raises:
+            TypeError: for an unknown argument, or for names mixed with loaded models.
+            ValueError: if the models make no pair, α, β or τ is out of range or has no place, the vocabularies differ, an
+                argument cannot be served, or loaded models meet several processes.
 
-    Example:
+        Example:
 
-    ```python
-    >>> import lm_eval
-    >>> from hf_cong.evaluation.lm import ConGLM
+        ```python
+        >>> import lm_eval
+        >>> from hf_cong.evaluation.lm import ConGLM
 
-    >>> lm = ConGLM("org/weak-dpo", reference="org/weak-instruct", alpha=0.4, batch_size=8)
-    >>> lm_eval.simple_evaluate(model=lm, tasks=["arc_challenge", "gsm8k"])["results"]
-    ```
+        >>> lm = ConGLM("org/weak-dpo", reference="org/weak-instruct", alpha=0.4, batch_size=8)
+        >>> lm_eval.simple_evaluate(model=lm, tasks=["arc_challenge", "gsm8k"])["results"]
+        ```
     """
 
     def __init__(
@@ -149,13 +148,10 @@ class ConGLM(HFLM):
                 )
             model = _pair_of(members, settings)
             self._engine_id, self._own_tokenizer = None, model._tokenizer
-        super().__init__(
-            model,
-            revision=revision,
-            dtype=dtype,
-            trust_remote_code=trust_remote_code,
-            **{**kwargs, "backend": "causal"},
-        )
+        accelerator = torch.accelerator.current_accelerator(check_available=True)
+        kwargs = {"device": accelerator.type if accelerator else "cpu", **kwargs}  # `HFLM` takes CUDA for granted
+        kwargs |= {"backend": "causal", "dtype": dtype, "trust_remote_code": trust_remote_code}
+        super().__init__(model, revision=revision, **kwargs)
         state = PartialState()
         if state.num_processes > 1:  # `HFLM` goes by the number of GPUs and lets processes on CPUs all do everything
             self._rank, self._world_size = state.process_index, state.num_processes
@@ -177,15 +173,15 @@ class ConGLM(HFLM):
         self,
         pretrained: str,
         *,
-        parallelize: bool | None = False,
-        gpus: int | None = None,
+        parallelize: bool | None,
+        gpus: int,
         max_memory_per_gpu: int | str | None = None,
         max_cpu_memory: int | str | None = None,
         offload_folder: str | None = "./offload",
         **kwargs,
     ) -> None:
         placement = self._get_accelerate_args(
-            parallelize=parallelize,
+            parallelize=parallelize and gpus > 0,  # without a GPU, accelerate would move the weights to the disk
             device_map=None,
             max_memory_per_gpu=max_memory_per_gpu,
             max_cpu_memory=max_cpu_memory,
