@@ -276,6 +276,15 @@ def replace_reference(family, **overrides):
     return spoil
 
 
+def replace_both(family, **overrides):
+    def spoil(root):
+        for role in ("policy", "reference"):
+            shutil.rmtree(root / role)
+        pair_of(family, root, **overrides)
+
+    return spoil
+
+
 def no_reference_tokenizer(root):
     for path in (root / "reference").glob("*token*"):
         path.unlink()
@@ -308,6 +317,11 @@ SPOILT = {
     "two families": (replace_reference("gpt2"), "doubtful", "architecture: .*ContrastiveLogitsProcessor"),
     "two sizes": (replace_reference("llama", num_hidden_layers=1), "doubtful", "architecture: .*1 layers of width 32"),
     "two widths of heads": (replace_reference("llama", vocab_size=1024), "unusable", "heads: .*more than padding"),
+    "another model's tokenizer": (
+        replace_both("llama", vocab_size=512),
+        "doubtful",
+        "heads: .*320 tokens.*512 columns",
+    ),
     "too narrow a head": (replace_reference("llama", vocab_size=300), "unusable", "heads: .*320 tokens.*300"),
     "no tokenizer before": (no_reference_tokenizer, "doubtful", "vocabulary: .*no tokenizer"),
 }

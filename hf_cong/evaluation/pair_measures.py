@@ -59,13 +59,12 @@ def short_run(
         ValueError: if the model cannot write with this tokenizer, or its scores are not numbers.
     """
     engine = TransformersEngine(model)
-    decoding = Decoding(
-        max_new_tokens=max_new_tokens, do_sample=True, repetition_penalty=1.0, temperature=1.0, top_k=0, top_p=1.0
-    )
     requests = sorted(requests, key=lambda request: -len(request.prompt_ids))
-    special = engine.prepare(tokenizer, [request.prompt_ids for request in requests], decoding)
     batches = [requests[start : start + batch_size] for start in range(0, len(requests), batch_size)]
+    prompt_ids = [request.prompt_ids for request in requests]
+    engine.prepare(tokenizer, prompt_ids, _sampling(2))
     next(engine.complete(batches[-1:]))  # the first call of a process is slower
+    special = engine.prepare(tokenizer, prompt_ids, _sampling(max_new_tokens))
     answers, seconds = [], 0.0
     written = engine.complete(batches)
     for batch in batches:
@@ -79,6 +78,12 @@ def short_run(
         for request, answer, end in zip(requests, answers, ends, strict=True)
     ]
     return rows, sum(map(len, ends)) / len(rows), sum(len(ids) for _, ids in rows) / seconds
+
+
+def _sampling(max_new_tokens: int) -> Decoding:
+    return Decoding(
+        max_new_tokens=max_new_tokens, do_sample=True, repetition_penalty=1.0, temperature=1.0, top_k=0, top_p=1.0
+    )
 
 
 @torch.no_grad()
