@@ -286,12 +286,12 @@ def test_a_dataset_of_two_configurations(hub):
 
 
 def test_prompts_that_cannot_be_had_are_named(hub, monkeypatch):
-    with pytest.raises(Exception, match="alice/no-prompts"):
+    with pytest.raises(FileNotFoundError, match="alice/no-prompts"):
         read_prompts("alice/no-prompts")
     Dataset.from_dict({"prompt": CHATS}).push_to_hub("alice/hidden", private=True)
     Dataset.from_dict({"prompt": CHATS}).push_to_hub("alice/untrained", split="test")
     monkeypatch.setenv("HF_TOKEN", hub.other_token)
-    with pytest.raises(Exception, match="alice/hidden"):
+    with pytest.raises(FileNotFoundError, match="alice/hidden"):
         read_prompts("alice/hidden")
     with pytest.raises(ValueError, match='"train"'):
         read_prompts("alice/untrained")
