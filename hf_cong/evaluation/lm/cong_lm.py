@@ -37,61 +37,65 @@ _REFUSED = {
 @register_model("cong")
 class ConGLM(HFLM):
     """
-        A weak pair, or a base steered by one, as a model of lm-evaluation-harness.
+    A weak pair, or a base steered by one, as a model of lm-evaluation-harness.
 
-        The pair is one model whose `forward` is a likelihood, log p_α, normalised and unmasked, and whose `generate`
-        decodes on the plausible set. So [`~lm_eval.models.huggingface.HFLM`] serves every type of request as it is, and
-        this class overrides what is around: how the model is loaded (`_get_config`, `_create_tokenizer`, `_create_model`),
-    XX
+    The pair is one model whose `forward` is a likelihood, log p_α, normalised and unmasked, and whose `generate`
+    decodes on the plausible set. So [`~lm_eval.models.huggingface.HFLM`] serves every type of request as it is, and
+    this class overrides what is around: how the model is loaded (`_get_config`, `_create_tokenizer`,
+    `_create_model`), what the results say of it (`get_model_info`), and where its answers are cached
+    (`set_cache_hook`).
 
-        `is_greedy`, which a few tasks turn into an accuracy, is of the likelihood, so it knows no plausible set.
+    A saved pair gives the same numbers under the stock `--model hf`. Under `--model vllm` an engine has one τ for all
+    it computes, so tasks that score need an engine with `hf_overrides={"plausibility_threshold": 0.0}`.
 
-        Args:
-            pretrained (`str` or `PreTrainedModel`):
-                The policy: path or Hub id of a model, of a LoRA adapter (whose base is the reference), or of a saved pair;
-                or a loaded model, a pair among them.
-            reference (`str` or `PreTrainedModel`, *optional*):
-                The model before alignment.
-            base (`str` or `PreTrainedModel`, *optional*):
-                A large model to be steered by the pair.
-            alpha (`float`, *optional*):
-                Weight kept on the policy of a pair. Defaults to a saved pair's own, else to 0.4.
-            beta (`float`, *optional*):
-                Weight of the pair that steers a `base`. Defaults to a saved model's own, else to 1.0.
-            plausibility_threshold (`float`, *optional*):
-                τ of the plausible set that `generate_until` writes from. Defaults to a saved model's own, else to 0.1.
-            revision (`str`, *optional*, defaults to `"main"`):
-                Branch, tag or commit of `pretrained` on the Hub.
-            reference_revision, base_revision (`str`, *optional*):
-                The same of `reference` and of `base`. Default to the main branch.
-            tokenizer (`str` or `PreTrainedTokenizerBase`, *optional*):
-                Another tokenizer of the same vocabulary, for example with another chat template. Defaults to the policy's,
-                with a `base` to the base's. Needed for loaded models that were not loaded by name.
-            dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
-                Dtype of the weights.
-            trust_remote_code (`bool`, *optional*, defaults to `False`):
-                Whether to run code that comes with a model.
-            attn_implementation (`str`, *optional*):
-                Attention of all members.
-            kwargs (*optional*):
-                Other arguments of `HFLM`: `batch_size` (`"auto"` too), `max_length`, `device`, `parallelize`,
-                `add_bos_token`, `prefix_token_id`, `chat_template_args`, ... Under `accelerate launch` the documents are
-                shared out over the processes.
+    `is_greedy`, which a few tasks turn into an accuracy, is of the likelihood, so it knows no plausible set.
 
-        Raises:
-            TypeError: for an unknown argument, or for names mixed with loaded models.
-            ValueError: if the models make no pair, α, β or τ is out of range or has no place, the vocabularies differ, an
-                argument cannot be served, or loaded models meet several processes.
+    Args:
+        pretrained (`str` or `PreTrainedModel`):
+            The policy: path or Hub id of a model, of a LoRA adapter (whose base is the reference), or of a saved
+            pair; or a loaded model, a pair among them.
+        reference (`str` or `PreTrainedModel`, *optional*):
+            The model before alignment.
+        base (`str` or `PreTrainedModel`, *optional*):
+            A large model to be steered by the pair.
+        alpha (`float`, *optional*):
+            Weight kept on the policy of a pair. Defaults to a saved pair's own, else to 0.4.
+        beta (`float`, *optional*):
+            Weight of the pair that steers a `base`. Defaults to a saved model's own, else to 1.0.
+        plausibility_threshold (`float`, *optional*):
+            τ of the plausible set that `generate_until` writes from. Defaults to a saved model's own, else to 0.1.
+        revision (`str`, *optional*, defaults to `"main"`):
+            Branch, tag or commit of `pretrained` on the Hub.
+        reference_revision, base_revision (`str`, *optional*):
+            The same of `reference` and of `base`. Default to the main branch.
+        tokenizer (`str` or `PreTrainedTokenizerBase`, *optional*):
+            Another tokenizer of the same vocabulary, for example with another chat template. Defaults to the
+            policy's, with a `base` to the base's. Needed for loaded models that were not loaded by name.
+        dtype (`str` or `torch.dtype`, *optional*, defaults to `"auto"`):
+            Dtype of the weights.
+        trust_remote_code (`bool`, *optional*, defaults to `False`):
+            Whether to run code that comes with a model.
+        attn_implementation (`str`, *optional*):
+            Attention of all members.
+        kwargs (*optional*):
+            Other arguments of `HFLM`: `batch_size` (`"auto"` too), `max_length`, `device`, `parallelize`,
+            `add_bos_token`, `prefix_token_id`, `chat_template_args`, ... Under `accelerate launch` the documents are
+            shared out over the processes.
 
-        Example:
+    Raises:
+        TypeError: for an unknown argument, or for names mixed with loaded models.
+        ValueError: if the models make no pair, α, β or τ is out of range or has no place, the vocabularies differ, an
+            argument cannot be served, or loaded models meet several processes.
 
-        ```python
-        >>> import lm_eval
-        >>> from hf_cong.evaluation.lm import ConGLM
+    Example:
 
-        >>> lm = ConGLM("org/weak-dpo", reference="org/weak-instruct", alpha=0.4, batch_size=8)
-        >>> lm_eval.simple_evaluate(model=lm, tasks=["arc_challenge", "gsm8k"])["results"]
-        ```
+    ```python
+    >>> import lm_eval
+    >>> from hf_cong.evaluation.lm import ConGLM
+
+    >>> lm = ConGLM("org/weak-dpo", reference="org/weak-instruct", alpha=0.4, batch_size=8)
+    >>> lm_eval.simple_evaluate(model=lm, tasks=["arc_challenge", "gsm8k"])["results"]
+    ```
     """
 
     def __init__(
@@ -115,16 +119,17 @@ class ConGLM(HFLM):
         members = {"policy": pretrained, "reference": reference, "base": base}
         members = {role: os.fspath(it) if isinstance(it, os.PathLike) else it for role, it in members.items()}
         settings = {"alpha": alpha, "beta": beta, "plausibility_threshold": plausibility_threshold}
-        revisions = {"policy": revision, "reference": reference_revision, "base": base_revision}
-        revisions = {role: None if name is None else str(name) for role, name in revisions.items()}
-        self._attn_implementation = attn_implementation
-        by_name = {isinstance(it, str) for it in members.values() if it is not None}
-        if len(by_name) > 1:
-            kinds = ", ".join(f"`{role}` a {type(it).__name__}" for role, it in members.items() if it is not None)
-            raise TypeError(f"Pass all models by name or all of them loaded, got {kinds}. `policy` is `pretrained`.")
-        if by_name == {True}:
+        self._engine_id, self._attn_implementation = None, attn_implementation
+        if not any(isinstance(it, str) for it in members.values()):
+            model = _pair_of(members, settings)
+            self._own_tokenizer = model._tokenizer
+        elif all(isinstance(it, str | None) for it in members.values()):
+            model = members["policy"]
+            revisions = {"policy": revision, "reference": reference_revision, "base": base_revision}
+            revisions = {role: None if name is None else str(name) for role, name in revisions.items()}
             self._load, self._engine_id, self._own_tokenizer = named_engine(
-                *(members[role] for role in ("policy", "reference")),
+                model,
+                members["reference"],
                 base=members["base"],
                 **settings,
                 dtype=str(dtype).removeprefix("torch."),
@@ -133,21 +138,15 @@ class ConGLM(HFLM):
             )
             if "plausibility_threshold" not in self._engine_id:
                 raise ValueError(
-                    f"`pretrained` {members['policy']!r:.80} is one model. Pass the model before alignment as "
-                    "`reference`, or evaluate it alone with `--model hf`."
+                    f"`pretrained` {model!r:.80} is one model. Pass the model before alignment as `reference`, or "
+                    "evaluate it alone with `--model hf`."
                 )
             self._names = {
                 role: {"model": name, "revision": revisions[role]} for role, name in members.items() if name
             }
-            model = members["policy"]
         else:
-            if PartialState().num_processes > 1:
-                raise ValueError(
-                    "Loaded models cannot be shared out over several processes, each of which would evaluate all. "
-                    "Pass names, or start one process."
-                )
-            model = _pair_of(members, settings)
-            self._engine_id, self._own_tokenizer = None, model._tokenizer
+            kinds = ", ".join(f"`{role}` a {type(it).__name__}" for role, it in members.items() if it is not None)
+            raise TypeError(f"Pass all models by name or all of them loaded, got {kinds}. `policy` is `pretrained`.")
         accelerator = torch.accelerator.current_accelerator(check_available=True)
         kwargs = {"device": accelerator.type if accelerator else "cpu", **kwargs}  # `HFLM` takes CUDA for granted
         kwargs |= {"backend": "causal", "dtype": dtype, "trust_remote_code": trust_remote_code}
@@ -251,6 +250,11 @@ def _check_arguments(kwargs: dict) -> None:
 
 def _pair_of(members: dict, settings: dict) -> StacksForCausalLM:
     """The pair that loaded models make."""
+    if PartialState().num_processes > 1:
+        raise ValueError(
+            "Loaded models cannot be shared out over several processes, each of which would evaluate all. Pass names, "
+            "or start one process."
+        )
     policy, reference, base = (members[role] for role in ("policy", "reference", "base"))
     settings = {name: value for name, value in settings.items() if value is not None}
     if base is not None:
