@@ -11,9 +11,8 @@ from tqdm.auto import tqdm
 
 from ..checkpoints import content_key
 from ..engines.server import Server, ask_all, cause, openai
-from ..rewards.likelihood import check_complete
 from .answers import question_text
-from .judges import Judge
+from .judges import Judge, check_texts
 
 logger = logging.getLogger(__name__)
 
@@ -100,13 +99,13 @@ class EndpointJudge(Judge):
     def verdicts(self, prompts: list, first: list[str], second: list[str]) -> list[dict]:
         """
         See [`Judge.verdicts`]; with `orders`, the verdict in either order, `"A"` the answer that came first: `"A"`,
-        `"B"`, `"tie"` or `None`. It is `None` for equal completions.
+        `"B"`, `"tie"` or `None`, and the text of both `answers`. Both are `None` for equal completions.
 
         Raises:
             ConnectionError: if the server is down, too slow or busy, refuses a request or answers nonsense. What it
                 answered is kept.
         """
-        check_complete(prompts=prompts, first=first, second=second)
+        check_texts(prompts, first=first, second=second)
         pairs = [
             None if a == b else (judge_prompt(prompt, a, b), judge_prompt(prompt, b, a))
             for prompt, a, b in zip(prompts, first, second, strict=True)
@@ -116,12 +115,14 @@ class EndpointJudge(Judge):
 
     def _verdict(self, pair: tuple[str, str] | None) -> dict:
         if pair is None:
-            return {"share": 0.5, "orders": None}
-        orders = [read_verdict(**self._answers[content_key(text)]["answer"]) for text in pair]
-        if None in orders:
-            return {"share": None, "orders": orders}
-        share, swapped = _SHARE[orders[0]], 1 - _SHARE[orders[1]]
-        return {"share": share if share == swapped else 0.5, "orders": orders}
+            return {"share": 0.5, "orders": None, "answers": None}
+        answers = [self._answers[content_key(text)]["answer"] for text in pair]
+        orders = [read_verdict(**answer) for answer in answers]
+        share = None
+        if None not in orders:
+            first, swapped = _SHARE[orders[0]], 1 - _SHARE[orders[1]]
+            share = first if first == swapped else 0.5
+        return {"share": share, "orders": orders, "answers": [answer["content"] for answer in answers]}
 
     def _ask(self, texts: list[str]) -> None:
         """Sees to it that there is an answer to each text."""

@@ -78,6 +78,25 @@ class Judge:
         self._answers[record["request"]] = record
 
 
+def check_texts(prompts: list, **texts: list[str]) -> None:
+    """
+    Refuses what no judge can read.
+
+    Raises:
+        TypeError: if `prompts` is one text, or a completion is none.
+        ValueError: if something is missing, or the lists differ in length.
+    """
+    if isinstance(prompts, str):  # its characters would be prompts
+        raise TypeError(f"`prompts` must be a list, got the string {prompts[:80]!r}. Pass `[prompt]`.")
+    check_complete(prompts=prompts, **texts)
+    for name, rows in texts.items():
+        for index, row in enumerate(rows):
+            if not isinstance(row, str):
+                raise TypeError(
+                    f"Row {index} of `{name}` is {repr(row)[:80]}; a completion must be text. Pass its text."
+                )
+
+
 class RewardModelJudge(Judge):
     """
     A reward model: any sequence classifier with one label. The completion with the higher score is better.
@@ -143,7 +162,7 @@ class RewardModelJudge(Judge):
 
     def verdicts(self, prompts: list, first: list[str], second: list[str]) -> list[dict]:
         """See [`Judge.verdicts`]; with the `scores` of both. Equal scores, and so equal completions, are a tie."""
-        check_complete(prompts=prompts, first=first, second=second)
+        check_texts(prompts, first=first, second=second)
         scores = self.score([*prompts, *prompts], [*first, *second])
         pairs = zip(scores[: len(prompts)], scores[len(prompts) :], strict=True)
         return [{"share": 0.5 + 0.5 * ((a > b) - (a < b)), "scores": [a, b]} for a, b in pairs]
@@ -163,7 +182,7 @@ class RewardModelJudge(Judge):
             ValueError: if the lists differ in length, the tokenizer has no way to write a row, a text is longer than
                 the model's context, or the model does not give one number for a text.
         """
-        check_complete(prompts=prompts, completions=completions)
+        check_texts(prompts, completions=completions)
         rows = list(zip(prompts, completions, strict=True))
         keys = [content_key(prompt, completion) for prompt, completion in rows]
         left = {key: index for index, key in enumerate(keys) if key not in self._answers}
@@ -211,14 +230,10 @@ class RewardModelJudge(Judge):
         if self.tokenizer.chat_template is None:
             question = question_text(prompt)
             if question is None or self.tokenizer.sep_token is None:
+                lack = "way to write a pair of texts" if question else f"place for {repr(prompt)[:80]}"
                 raise ValueError(
-                    f"The tokenizer of {self.name!r:.80} has no chat template, and "
-                    + (
-                        "a prompt is a conversation."
-                        if self.tokenizer.sep_token
-                        else "no way to write a pair of texts."
-                    )
-                    + " Pass `tokenizer` with the `chat_template` that the reward model was trained with."
+                    f"The tokenizer of {self.name!r:.80} has no chat template and no {lack}. Pass `tokenizer` with "
+                    "the `chat_template` that the reward model was trained with."
                 )
             pair = self.tokenizer(question, completion)
             return {name: pair[name] for name in ("input_ids", "token_type_ids") if name in pair}
@@ -241,7 +256,9 @@ class RewardModelJudge(Judge):
     def _score(self, texts: dict[str, tuple[tuple, dict]]) -> None:
         """Scores texts by their keys, each a row and its encoding, the longest first, and keeps every batch."""
         model = self._load()
-        limit = min(context_length(model) or math.inf, self.tokenizer.model_max_length)
+        limit = context_length(model) or math.inf
+        if self.tokenizer.chat_template is None:  # some encoders use up positions of their own, and only it knows
+            limit = min(limit, self.tokenizer.model_max_length)
         lengths = {key: len(text["input_ids"]) for key, (_, text) in texts.items()}
         for key, ((prompt, completion), _) in texts.items():
             if lengths[key] > limit:
@@ -292,7 +309,8 @@ def _scores(model: PreTrainedModel | PeftModel, texts: list[dict[str, list[int]]
     """Scores of a batch. On the right, so that every token keeps its position, and with the model's own padding."""
     config = model.config.get_text_config()
     pad = config.pad_token_id
-    if pad is None:  # any id will do that no text ends with: the score is read at the last other one
+    if pad is None or pad not in range(config.vocab_size):
+        # Any id will do that no text ends with: the score is read at the last other one.
         pad = min(set(range(len(texts) + 1)) - {text["input_ids"][-1] for text in texts})
     inputs = {name: _padded([text[name] for text in texts], 0 if name != "input_ids" else pad) for name in texts[0]}
     inputs["attention_mask"] = _padded([[1] * len(text["input_ids"]) for text in texts], 0)

@@ -89,7 +89,7 @@ def test_a_judge_that_minds_the_order_decides_nothing(server):
 def test_a_win_and_a_tie_are_a_tie(server):
     server.rule = lambda prompt, a, b: "Verdict: tie" if a == "an owl" else "Verdict: B"
     (verdict,) = EndpointJudge(server.url).verdicts(PROMPTS[:1], FIRST[:1], SECOND[:1])
-    assert verdict == {"share": 0.5, "orders": ["tie", "B"]}
+    assert verdict == {"share": 0.5, "orders": ["tie", "B"], "answers": ["Verdict: tie", "Verdict: B"]}
 
 
 @pytest.mark.parametrize(
@@ -117,9 +117,11 @@ def test_what_cannot_be_read_is_kept_and_not_guessed(server, tmp_path, spoil):
         verdicts = judge.verdicts(PROMPTS, FIRST, SECOND)
     assert [verdict["share"] for verdict in verdicts] == [None, *SHARES[1:]]
     assert verdicts[0]["orders"] == [None, "A"]
+    assert verdicts[0]["answers"][1] == "It is longer.\n\nVerdict: A\n"
     kept = [record["answer"] for record in read_journal(tmp_path / "journal.jsonl")[1]]
     assert sum(read_verdict(**answer) is None for answer in kept) == 1
     (raw,) = [answer for answer in kept if read_verdict(**answer) is None]
+    assert raw["content"] == verdicts[0]["answers"][0]
     assert raw in (
         {"content": "Both have their merits.", "finish_reason": "stop"},
         {"content": None, "finish_reason": "stop"},
@@ -231,6 +233,17 @@ def test_the_wanted_model_is_named_behind_a_hash(server):
 def test_refused(url, options, message):
     with pytest.raises(ValueError, match=message):
         EndpointJudge(url, **options)
+
+
+def test_what_is_no_text_is_refused(server):
+    judge = EndpointJudge(server.url)
+    with pytest.raises(ValueError, match="`second` is None, or a row of it is"):
+        judge.compare(["a"], ["b"], [None])
+    with pytest.raises(ValueError, match="Got 2 `prompts`, 1 `first`, 1 `second`"):
+        judge.compare(["a", "b"], ["b"], ["c"])
+    with pytest.raises(TypeError, match="Row 0 of `first` is .*; a completion must be text"):
+        judge.compare(["a"], [[{"role": "assistant", "content": "b"}]], ["c"])
+    assert judge.compare([], [], []) == [] and not server.requests
 
 
 def test_a_real_server_judges_as_its_model_does_here(relay, tmp_path):

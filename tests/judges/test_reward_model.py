@@ -64,7 +64,7 @@ def padded(model, tokenizer, side, pad):
     return model(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask)).logits.flatten().tolist()
 
 
-@pytest.mark.parametrize("pad", [None, 0, 2], ids=["no padding token", "its own", "the end of a turn"])
+@pytest.mark.parametrize("pad", [None, -1, 0, 2], ids=["no padding token", "no token", "its own", "the end of a turn"])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_scores_are_those_of_each_row_alone(family, pad):
     model, tokens = reward_model(family, pad_token_id=pad), tokenizer(BARE_TEMPLATE)
@@ -178,7 +178,7 @@ def test_an_encoder_reads_a_pair_of_texts():
     assert reversed_ != pytest.approx(expected, abs=1e-2)
     message = [{"role": "user", "content": PROMPTS[0]}]
     assert RewardModelJudge(model, tokens).score([message], COMPLETIONS[:1]) == pytest.approx(expected[:1], abs=2e-5)
-    with pytest.raises(ValueError, match="has no chat template, and a prompt is a conversation"):
+    with pytest.raises(ValueError, match="has no chat template and no place for .*'system'"):
         RewardModelJudge(model, tokens).score([[{"role": "system", "content": "a"}, *message]], ["b"])
     with pytest.raises(ValueError, match=r"'a a a .* has \d+ tokens with it, and the context of .* is 60"):
         RewardModelJudge(model, tokens).score(PROMPTS[:2], ["a", "a " * 60])
@@ -325,12 +325,16 @@ def test_refused():
         RewardModelJudge(model, tokens).score(PROMPTS[:2], ["a"])
     with pytest.raises(ValueError, match="`first` is None"):
         RewardModelJudge(model, tokens).compare(["a"], [None], ["b"])
+    with pytest.raises(TypeError, match="Row 0 of `completions` is .*; a completion must be text"):
+        RewardModelJudge(model, tokens).score(["a"], [[{"role": "assistant", "content": "a"}]])
+    with pytest.raises(TypeError, match="`prompts` must be a list, got the string 'ab'"):
+        RewardModelJudge(model, tokens).score("ab", ["a", "b"])
     with pytest.raises(TypeError, match="`tokenizer` is None"):
         RewardModelJudge(model)
     with pytest.raises(ValueError, match="`batch_size` must be at least 1"):
         RewardModelJudge(model, tokens, batch_size=0)
     tokens.chat_template = None
-    with pytest.raises(ValueError, match="no chat template, and no way to write a pair"):
+    with pytest.raises(ValueError, match="has no chat template and no way to write a pair"):
         RewardModelJudge(model, tokens).score(["a"], ["b"])
     with pytest.raises(ValueError, match="of the prompt 'b' has .* tokens with it, and the context of .* is 512"):
         RewardModelJudge(model, tokenizer()).score(["a", "b"], ["a", "a " * 600])
