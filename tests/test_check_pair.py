@@ -8,6 +8,7 @@ import shutil
 
 import pytest
 import torch
+from huggingface_hub import HfApi
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 from tqdm import tqdm
@@ -543,6 +544,20 @@ def test_shards_are_read(copy):
     model.save_pretrained(copy / "policy", max_shard_size="20KB")
     assert len(list((copy / "policy").glob("*.safetensors"))) > 2
     assert check(copy).verdict == "good"
+
+
+def test_names_on_the_hub(hub, pair, tmp_path):
+    for role, path in zip(("post", "pre"), pair, strict=True):
+        HfApi().create_repo(f"org/checked-{role}")
+        HfApi().upload_folder(repo_id=f"org/checked-{role}", folder_path=path)
+    names = ["org/checked-post", "org/checked-pre"]
+    report = check_pair(*names, prompts=PROMPTS, output_dir=tmp_path, **QUICK)
+    assert report.verdict == "good", str(report)
+    assert report.agreement == check_pair(*pair, prompts=PROMPTS, **QUICK).agreement
+    identity = json.loads((tmp_path / "pair_check.json").read_text())["identity"]
+    assert identity["policy"] == f"org/checked-post@{HfApi().model_info(names[0]).sha}"
+    with pytest.raises(OSError, match="org/nowhere"):
+        check_pair("org/nowhere", names[1], prompts=PROMPTS)
 
 
 def test_the_command(copy, tmp_path, capsys):

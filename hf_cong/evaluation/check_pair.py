@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..checkpoints import content_key
+from ..checkpoints import commit_of, content_key
 from ..compatibility import check_decoder_model, context_length, eos_token_ids
 from ..engines import Request
 from ..engines.named import named_engine
@@ -132,7 +132,8 @@ def check_pair(
     if path is not None and path.exists():
         check_identity(identity, read_manifest(path)["identity"], path)
 
-    check = _Check(policy, reference, tokenizer, formula, chat_template_kwargs)
+    commits = {role: commit_of(identity[role]) for role in ("policy", "reference") if role in identity}
+    check = _Check(policy, reference, commits, tokenizer, formula, chat_template_kwargs)
     check.files(_spread(rows["prompt"][:], num_prompts))
     if not check.over:
         check.load(load, dtype, rows["prompt"][0])
@@ -158,6 +159,7 @@ class _Check:
 
     Args:
         policy, reference, chat_template_kwargs: See [`check_pair`].
+        commits (`dict[str, dict]`): Revisions on the Hub that are checked, by role, as keywords.
         tokenizer (`PreTrainedTokenizerBase`): That of the policy, or of the saved pair.
         formula (`dict`): α and τ.
     """
@@ -166,27 +168,29 @@ class _Check:
         self,
         policy: str,
         reference: str | None,
+        commits: dict[str, dict],
         tokenizer: PreTrainedTokenizerBase,
         formula: dict[str, float],
         chat_template_kwargs: dict | None,
     ):
-        self.policy, self.reference, self.formula = policy, reference, formula
+        self.policy, self.reference, self.commits, self.formula = policy, reference, commits, formula
         self.tokenizer, self.chat_template_kwargs = tokenizer, chat_template_kwargs
         self.findings: list[Finding] = []
         self.over = False
         self.pair = self.agreement = self.accuracy = self.cost = None
         self.members: dict[str, PreTrainedModel] = {}
 
-        config = None if is_adapter(policy, None) else AutoConfig.from_pretrained(policy)
+        of_policy = commits["policy"]
+        config = None if is_adapter(policy, of_policy) else AutoConfig.from_pretrained(policy, **of_policy)
         self.two_checkpoints = config is not None and not isinstance(config, StacksConfig)
         if isinstance(config, StacksConfig):
             self.reference, self.reference_tokenizer = policy, tokenizer
             before = config.reference_config
             after = config.policy_config if isinstance(config, ContrastivePairConfig) else before
         else:
-            self.reference = reference or PeftConfig.from_pretrained(policy).base_model_name_or_path
-            self.reference_tokenizer = load_tokenizer(self.reference)
-            before = AutoConfig.from_pretrained(self.reference)
+            self.reference = reference or PeftConfig.from_pretrained(policy, **of_policy).base_model_name_or_path
+            self.reference_tokenizer = load_tokenizer(self.reference, **commits["reference"])
+            before = AutoConfig.from_pretrained(self.reference, **commits["reference"])
             after = config or before
         self.configs = {"policy": after, "reference": before}
 
@@ -210,7 +214,7 @@ class _Check:
         try:
             if self.two_checkpoints:
                 for role, name in (("policy", self.policy), ("reference", self.reference)):
-                    self.members[role], defects[role] = _load_member(name, role, dtype)
+                    self.members[role], defects[role] = _load_member(name, role, dtype=dtype, **self.commits[role])
                 if pair_checks.refusal(check_one_family, "", **self.configs) is None:
                     self.pair = ContrastivePairForCausalLM.from_pair(**self.members, **self.formula)
             else:
@@ -340,15 +344,15 @@ def _check_names(policy: str, reference: str | None) -> None:
         raise ValueError(f"`policy` {policy!r:.80} has no tokenizer beside it. Save the tokenizer of the model there.")
 
 
-def _load_member(name: str, role: str, dtype: str) -> tuple[PreTrainedModel, list[str]]:
+def _load_member(name: str, role: str, **init_kwargs) -> tuple[PreTrainedModel, list[str]]:
     """A checkpoint, and the weights that it lacks or has in another shape, which transformers fills at random."""
     model, info = AutoModelForCausalLM.from_pretrained(
         name,
-        dtype=dtype,
         device_map="auto",
         use_safetensors=True,
         ignore_mismatched_sizes=True,
         output_loading_info=True,
+        **init_kwargs,
     )
     check_decoder_model(model, role)
     return model, sorted({*info["missing_keys"], *(key for key, *_ in info["mismatched_keys"])})

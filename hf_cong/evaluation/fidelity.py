@@ -121,14 +121,15 @@ def _differences(
         scores.masked_fill(~mask, -torch.inf).argmax(-1) for scores, mask in ((exact, own), (approximate, other))
     ]
     return {
-        "kl": _kl(on_plausible, approximate.masked_fill(~own, -torch.inf).log_softmax(-1)),
-        "kl_unmasked": _kl(exact, approximate),
+        "kl": kl_divergence(on_plausible, approximate.masked_fill(~own, -torch.inf).log_softmax(-1)),
+        "kl_unmasked": kl_divergence(exact, approximate),
         "forbidden": on_plausible.exp().masked_fill(other, 0.0).sum(-1),
         "greedy_agreement": choices[0] == choices[1],
     }
 
 
-def _kl(logps: Tensor, other_logps: Tensor) -> Tensor:
+def kl_divergence(logps: Tensor, other_logps: Tensor) -> Tensor:
+    """KL(p ‖ q) in nats over the last dimension, of normalised log p and log q. Where p is 0, q may be anything."""
     return (logps.exp() * (logps - other_logps)).masked_fill(logps == -torch.inf, 0.0).sum(-1)
 
 

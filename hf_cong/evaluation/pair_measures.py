@@ -14,8 +14,7 @@ from ..report.statistics import mean_interval
 from ..rewards.likelihood import MAX_LOGITS
 from ..sampling import Decoding
 from ..timing import timed
-from .divergence import kl_divergence
-from .fidelity import completion_logits
+from .fidelity import completion_logits, kl_divergence
 from .pair_report import Agreement
 
 Rows = list[tuple[list[int], list[int]]]
