@@ -59,6 +59,7 @@ metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
     "aggregate_metric_list: [{metric: acc, weight_by_size: true}]\n",
     "by_task": "group: by_task\ntask: [choice, other_choice]\n"
     "aggregate_metric_list: [{metric: acc, weight_by_size: false}]\n",
+    "nested": "group: nested\ntask: [by_size]\naggregate_metric_list: [{metric: acc, weight_by_size: true}]\n",
     "dangerous": "task: dangerous\nunsafe_code: true" + _DATA.replace("DATA", "first") + _CHOICE,
 }
 _HELPERS = """

@@ -30,6 +30,7 @@ def check(rows, limit):
             assert row["reason"] == "a search has no likelihoods"
             continue
         assert (row["num_fewshot"], row["metric"]) == PROTOCOLS[row["task"]]
+        assert row["higher_is_better"] is True
         assert 0 <= row["score"] <= 1 and row["stderr"] is not None
         assert row["documents"] == (57 * limit if row["task"] == "mmlu" else limit)
         if row["system"] != "strong":

@@ -147,8 +147,15 @@ def test_a_group_is_its_documents_by_size_and_has_no_interval_by_task(tmp_path, 
     samples = [json.loads(line) for line in (whole / "samples/pair, α = 0.4/by_size.jsonl").read_text().splitlines()]
     assert {sample["task"] for sample in samples} == {"choice", "other_choice"} and "arguments" not in samples[0]
     assert kept["score"] == pytest.approx(sum(sample["acc"] for sample in samples) / 13)
+    parts = content(whole)["results"]["pair, α = 0.4"]["by_size"]["parts"]
+    for name, part in parts.items():
+        own = [sample["acc"] for sample in samples if sample["task"] == name]
+        assert part["acc,none"] == pytest.approx(sum(own) / len(own)) and len(own) == {"choice": 8}.get(name, 5)
     two = {name: systems[name] for name in ("strong", "pair, α = 0.4")}
-    rows = run(tmp_path, two, folder, tasks=["by_task"])
+    rows = run(tmp_path, two, folder, tasks={"by_task": None, "nested": {"num_fewshot": 1}})
+    nested = row(rows, "nested", "pair, α = 0.4")
+    for name in ("score", "stderr", "difference", "reading", "higher_is_better", "num_fewshot"):
+        assert nested[name] == found[name] and nested[name] is not None, name
     scores = [row(rows, "by_task", name)["score"] for name in two]
     assert row(rows, "by_task", "pair, α = 0.4")["reason"] == "no interval: not a mean over documents"
     difference = row(rows, "by_task", "pair, α = 0.4")["difference"]

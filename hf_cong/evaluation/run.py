@@ -11,15 +11,20 @@ from pathlib import Path
 
 import datasets
 from accelerate.utils.memory import clear_device_cache
-from lm_eval.api.model import LM
-from lm_eval.models.huggingface import HFLM
-from lm_eval.utils import handle_non_serializable
 from tqdm.auto import tqdm
 
 from ..checkpoints import content_key
 from ..compatibility import context_length
 from ..journal import Journal, check_identity, check_manifest, read_manifest, replacing, write_manifest
 from ..prompts import read_prompts
+
+try:
+    from lm_eval.api.model import LM
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.utils import handle_non_serializable
+except ImportError as error:
+    raise ImportError("Evaluation needs the package lm-eval. Install it: `pip install 'hf-cong[eval]'`.") from error
+
 from .comparison import compare, plot_comparison, render_comparison
 from .completions import Writing, read_scales, write_completions
 from .judges import Judge

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -237,6 +237,7 @@ def evaluate_task(
           finite) and `higher_is_better`;
         - `documents`: their `names`, which are made of their content, and for each metric their `values`, `None` where
           that is no number;
+        - `parts`, for each member of a group its metrics;
         - `num_fewshot` (`None` if it differs within a group) and `version`, as they were.
     """
     random.seed(DEFAULT_RANDOM_SEED)
@@ -257,7 +258,7 @@ def evaluate_task(
         apply_chat_template=apply_chat_template,
         fewshot_as_multiturn=True,
     )
-    own, better = found["results"][loaded.name], found["higher_is_better"].get(loaded.name, {})
+    own = found["results"][loaded.name]
     keys = [key for key in own if "," in key and "_stderr," not in key]
     metrics = {}
     for key in keys:
@@ -265,17 +266,27 @@ def evaluate_task(
         metrics[key] = {
             "score": _number(own[key]),
             "stderr": _number(own.get(f"{metric}_stderr,{kind}")),
-            "higher_is_better": better.get(metric),
+            "higher_is_better": _shared(leaf.higher_is_better().get(metric) for leaf in loaded.leaves),
         }
-    shown = {leaf.get_config("num_fewshot") for leaf in loaded.leaves}
     samples = [{"task": task, **sample} for task, rows in found["samples"].items() for sample in rows]
     measured = {
         "metrics": metrics,
-        "num_fewshot": shown.pop() if len(shown) == 1 else None,
+        "num_fewshot": _shared(leaf.get_config("num_fewshot") for leaf in loaded.leaves),
         "version": str(found["versions"].get(loaded.name)),
+        "parts": {
+            name: {key: _number(value) for key, value in part.items() if "," in key}
+            for name, part in found["results"].items()
+            if name != loaded.name
+        },
         "documents": _documents(samples, keys),
     }
     return measured, samples
+
+
+def _shared(values: Iterable[Any]) -> Any:
+    """The one value that all have, or `None`. Of a group in a group, lm-eval does not tell."""
+    found = set(values)
+    return found.pop() if len(found) == 1 else None
 
 
 def _groups(task: Task | Group) -> list[Group]:
