@@ -4,8 +4,8 @@
 import numpy as np
 import pytest
 
-from hf_cong.evaluation.recommendation import RECOMMENDED, TOO_THIN, difference, recommend
-from hf_cong.evaluation.sweep_settings import all_settings, labels, policy_alone, sweep_settings
+from hf_cong.evaluation.sweep.recommendation import RECOMMENDED, TOO_THIN, difference, recommend
+from hf_cong.evaluation.sweep.settings import all_settings, labels, policy_alone, sweep_settings
 
 SERIES = sweep_settings((0.3, 0.5, 1.0), (0.1,), (0.8,), ())
 N = 60
@@ -55,6 +55,10 @@ def test_a_tie_with_the_policy_alone_is_too_thin():
     found = recommend(made({0.3: -1.0, 0.5: 0.101, 1.0: 0.1}), SERIES, ["gold"])
     assert found["verdict"] == TOO_THIN
     assert {candidate["alpha"] for candidate in found["candidates"]} == {0.5, 1.0}
+    assert "the careful choice is α = 1, T = 0.8" in found["reason"]
+    many = sweep_settings([number / 10 for number in range(1, 11)], (0.1,), (0.8,), ())
+    found = recommend(made({number / 10: 0.0 for number in range(1, 11)}, series=many), many, ["gold"])
+    assert "9 others, with α = 0.1, 0.2, " in found["reason"]
 
 
 def test_the_policy_alone_may_be_the_best():

@@ -16,10 +16,10 @@ from PIL import Image
 from hf_cong import ContrastivePairForCausalLM, ImplicitReward, generate_completions, run_sweep
 from hf_cong.cli import main
 from hf_cong.evaluation.divergence import measure_completions
-from hf_cong.evaluation.recommendation import TOO_THIN
-from hf_cong.evaluation.sweep_measures import FunctionJudge
-from hf_cong.evaluation.sweep_report import COLUMNS
-from hf_cong.evaluation.sweep_settings import all_settings, sweep_settings
+from hf_cong.evaluation.sweep import FunctionJudge
+from hf_cong.evaluation.sweep.recommendation import TOO_THIN
+from hf_cong.evaluation.sweep.report import COLUMNS
+from hf_cong.evaluation.sweep.settings import all_settings, sweep_settings
 from hf_cong.evaluation.text_metrics import distinct_n
 from hf_cong.journal import Journal, file_sha256
 from hf_cong.prompts import prompt_id
@@ -176,7 +176,7 @@ def test_win_rates_count_ties_half_and_add_up(whole):
     for (setting, other), row in rates.items():
         assert float(row["rate"]) + float(rates[other, setting]["rate"]) == pytest.approx(1)
         assert int(row["wins"]) + int(row["ties"]) + int(row["losses"]) == 6
-        assert float(row["rate"]) == (int(row["wins"]) + int(row["ties"]) / 2) / 6
+        assert float(row["rate"]) == pytest.approx((int(row["wins"]) + int(row["ties"]) / 2) / 6)
 
 
 def test_the_pictures_are_pictures(whole):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import datasets
 
-from ..evaluation.sweep_measures import FunctionJudge
+from ..evaluation.sweep import FunctionJudge
 from .gold import gold_reward
 from .models import MAX_NEW_TOKENS, build_sandbox
 from .world import prompts

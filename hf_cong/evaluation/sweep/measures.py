@@ -14,12 +14,12 @@ import datasets
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ..journal import Journal
-from ..pair import ContrastivePairForCausalLM
-from ..rewards import ImplicitReward
-from ..rewards.likelihood import completion_logps
-from .divergence import measure_completions
-from .sweep_settings import Setting
+from ...journal import Journal
+from ...pair import ContrastivePairForCausalLM
+from ...rewards import ImplicitReward
+from ...rewards.likelihood import completion_logps
+from ..divergence import measure_completions
+from .settings import Setting
 
 Measure = Callable[[Setting, datasets.Dataset], list[dict]]
 

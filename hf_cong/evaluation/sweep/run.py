@@ -14,18 +14,19 @@ import datasets
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from ..checkpoints import content_key, tokenizer_identity
-from ..engines import TransformersEngine
-from ..engines.named import named_engine
-from ..generation import generate_completions
-from ..journal import check_identity, read_manifest, write_manifest
-from ..pair import ContrastivePairForCausalLM
-from ..prompts import read_prompts
-from ..sampling import Decoding
+from ...checkpoints import content_key, tokenizer_identity
+from ...engines import TransformersEngine
+from ...engines.named import named_engine
+from ...generation import generate_completions
+from ...journal import check_identity, read_manifest, write_manifest
+from ...pair import ContrastivePairForCausalLM
+from ...prompts import read_prompts
+from ...sampling import Decoding
+from .measures import ScoringJudge, by_judge, by_other_model, by_pair, join, measure
+from .pictures import file_name
 from .recommendation import recommend
-from .sweep_measures import ScoringJudge, by_judge, by_other_model, by_pair, join, measure
-from .sweep_report import COLUMNS, file_name, summarise, write_report
-from .sweep_settings import Setting, all_settings, sweep_settings
+from .report import COLUMNS, summarise, write_report
+from .settings import Setting, all_settings, sweep_settings
 
 _MANIFEST = "manifest.json"
 _FORMULA = ("alpha", "plausibility_threshold")

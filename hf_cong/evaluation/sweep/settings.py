@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ..functional import check_alpha
+from ...functional import check_alpha
 
 
 class Setting(NamedTuple):

@@ -2,32 +2,25 @@
 """A sweep's records to tables and pictures. All is computed from the records alone."""
 
 import csv
+import itertools
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from ..journal import replacing
-from ..report.plots import plot_curves, plot_front, plot_scatter, plot_win_matrix
-from ..report.statistics import Interval, mean_interval, spearman, win_rate
-from ..report.tables import render_table
+from ...journal import replacing
+from ...report.statistics import Interval, WinRate, mean_interval, spearman, win_rate
+from ...report.tables import render_table
+from ..text_metrics import distinct_n
+from .pictures import draw_sweep
 from .recommendation import IMPLICIT, RULES, Records, difference
-from .sweep_settings import Series, Setting, all_settings, labels, policy_alone
-from .text_metrics import distinct_n
+from .settings import Series, Setting, all_settings, labels, policy_alone
 
 # Of `rows.csv`, before the explicit rewards. The texts are in `completions/`, under the same `prompt_id`.
 COLUMNS = (
     *("alpha", "plausibility_threshold", "temperature", "prompt_id", "finish_reason", "tokens", "characters"),
     *("positions", "implicit_reward", IMPLICIT, "kl", "kl_sampled", "same_argmax", "acceptance", "nll", "nll_tokens"),
 )
-_MOST_SHOWN = 9
-_ALPHA = "α (1 = the policy alone)"
-_UNITS = {
-    "implicit_reward": "implicit reward, nats per completion",
-    IMPLICIT: "implicit reward, nats per token",
-    "nll": "negative log-likelihood, nats per token",
-}
 
 
 def summarise(records: Records, series: Series, judges: Sequence[str]) -> list[dict]:
@@ -92,17 +85,24 @@ def _values(rows: Sequence[Mapping], name: str) -> list[float]:
 def win_rates(records: Records, series: Series, name: str) -> list[dict]:
     """Every setting against every other one in a reward: a row for each ordered pair."""
     called = labels(series)
-    rows = []
-    for setting in called:
-        for other in called:
-            if setting != other:
-                others = {record["prompt_id"]: record[name] for record in records[other]}
-                pairs = [(record[name], others[record["prompt_id"]]) for record in records[setting]]
-                won = win_rate(*zip(*pairs, strict=True))
-                stderr = won.stderr if math.isfinite(won.stderr) else None
-                sides = {"reward": name, "setting": called[setting], "baseline": called[other]}
-                rows.append({**sides, **won._asdict(), "stderr": stderr})
-    return rows
+    found: dict[tuple[Setting, Setting], WinRate] = {}
+    for setting, other in itertools.combinations(called, 2):
+        others = {record["prompt_id"]: record[name] for record in records[other]}
+        pairs = [(record[name], others[record["prompt_id"]]) for record in records[setting]]
+        won = found[setting, other] = win_rate(*zip(*pairs, strict=True))
+        found[other, setting] = WinRate(
+            1 - won.rate, won.stderr, 1 - won.high, 1 - won.low, won.n, won.losses, won.ties, won.wins
+        )
+    return [
+        {
+            "reward": name,
+            "setting": called[setting],
+            "baseline": called[other],
+            **won._asdict(),
+            "stderr": won.stderr if math.isfinite(won.stderr) else None,
+        }
+        for (setting, other), won in sorted(found.items(), key=lambda item: [*map(list(called).index, item[0])])
+    ]
 
 
 def write_report(
@@ -134,89 +134,8 @@ def write_report(
             writer.writerows(table)
     with replacing(output_dir / "sweep.md") as temporary:
         temporary.write_text(render_sweep(series, judges, facts), encoding="utf-8")
-    pictures = _draw(output_dir, records, series, judges, compared)
+    pictures = draw_sweep(output_dir, records, series, judges, compared)
     return (*tables, "sweep.md", *pictures)
-
-
-def _draw(output_dir: Path, records: Records, series: Series, judges: Sequence[str], compared: Mapping) -> list[str]:
-    called, prompts = labels(series), len(next(iter(records.values())))
-    rewards, shown = judges or [IMPLICIT], _shown(records, series, (judges or [IMPLICIT])[0])
-    means = {
-        name: {setting: _finite(mean_interval(_values(records[setting], name))) for setting in called}
-        for name in (*judges, IMPLICIT)
-    }
-    plot_curves(
-        output_dir / "rewards_by_alpha.png",
-        {
-            _UNITS.get(name, name): {
-                label: {alpha: tuple(points[setting]) for alpha, setting in curve.items()}
-                for label, curve in series.items()
-            }
-            for name, points in means.items()
-        },
-        title=f"Rewards against α, {prompts} prompts: mean, 95% interval",
-        xlabel=_ALPHA,
-        logarithmic=False,
-    )
-    pictures = ["rewards_by_alpha.png"]
-    for name in rewards if len(shown) > 1 else ():
-        found = {(row["setting"], row["baseline"]): row for row in compared[name]}
-        rates, ties = (
-            [[value(found[a, b]) if a != b else None for b in shown.values()] for a in shown.values()]
-            for value in (lambda row: row["rate"], lambda row: row["ties"] / row["n"])
-        )
-        pictures.append(f"win_rates_{file_name(name)}.png")
-        lines = [text.replace(", ", "\n") for text in shown.values()]
-        title = f"Win rate of the row over the column in {_UNITS.get(name, name)}"
-        plot_win_matrix(lines, rates, ties, output_dir / pictures[-1], title=title)
-    for name in judges:
-        pictures.append(f"implicit_against_{file_name(name)}.png")
-        plot_scatter(
-            output_dir / pictures[-1],
-            {
-                text: (_values(records[setting], "implicit_reward"), _values(records[setting], name))
-                for setting, text in shown.items()
-            },
-            title=f"Implicit reward against {name}, per completion",
-            xlabel=_UNITS["implicit_reward"],
-            ylabel=name,
-        )
-    fluency = {s: [row["nll"] for row in records[s] if row["nll"] is not None] for s in called}
-    points = {
-        called[setting]: (_finite(mean_interval(values)), means[rewards[0]][setting])
-        for setting, values in fluency.items()
-        if values
-    }
-    if points:
-        pictures.append("reward_against_fluency.png")
-        plot_front(
-            output_dir / pictures[-1],
-            points,
-            title="Reward against fluency (better is up and to the left)",
-            xlabel=_UNITS["nll"],
-            ylabel=_UNITS.get(rewards[0], rewards[0]),
-        )
-    return pictures
-
-
-def _shown(records: Records, series: Series, reward: str) -> dict[Setting, str]:
-    """The settings, and their labels, for which a picture has room: all, or the curve that holds the best one."""
-    called = labels(series)
-    if len(called) <= _MOST_SHOWN:
-        return called
-    best = max(called, key=lambda setting: fmean(_values(records[setting], reward)))
-    curve = next(curve for curve in series.values() if best in curve.values())
-    return {setting: called[setting] for setting in curve.values()}
-
-
-def _finite(interval: Interval) -> Interval:
-    """For a picture: the interval of one prompt has no ends."""
-    return interval if math.isfinite(interval.low) else Interval(*[interval.mean] * 3)
-
-
-def file_name(name: str) -> str:
-    """What of a judge's name can stand in the name of a file."""
-    return re.sub(r"\W+", "-", name)
 
 
 def render_sweep(series: Series, judges: Sequence[str], facts: Mapping) -> str:

@@ -5,13 +5,14 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from ..report.statistics import Interval, paired_difference
-from .sweep_settings import Series, Setting, all_settings, labels, policy_alone
+from ...report.statistics import Interval, paired_difference
+from .settings import Series, Setting, all_settings, labels, policy_alone
 
 RECOMMENDED, TOO_THIN = "recommended", "too thin to tell"
 IMPLICIT = "implicit_reward_per_token"
 MIN_PROMPTS = 20  # below, an interval promises more than it holds
 MARGIN = math.log(1.05)  # nats per token: 5% of perplexity
+_MOST_LISTED = 4
 RULES = {
     "explicit": (
         "The setting with the highest mean of the first explicit reward leads. Another one is told apart from it if "
@@ -123,11 +124,15 @@ def _by_reward(records: Records, series: Series, basis: str) -> tuple[list[Setti
         return [leader, *tied], True, f"{best}, and is told apart from every other α. {compared}"
     nearest, prompts = leads[unclear[0]], len(records[leader])
     names = "; ".join(called[rival] for rival in unclear)
+    if len(unclear) > _MOST_LISTED:
+        alphas = ", ".join(f"{alpha:g}" for alpha in sorted({rival.alpha for rival in unclear}))
+        names = f"{len(unclear)} others, with α = {alphas}"
     reason = f"{best}, but cannot be told apart from {names}. {compared}"
     if nearest.mean > 0 and prompts > 1:
         needed = max(math.ceil(prompts * ((nearest.mean - nearest.low) / nearest.mean) ** 2), MIN_PROMPTS)
         reason += f" A lead as small as that over {called[unclear[0]]} takes about {needed:,} prompts."
-    careful = min([leader, *unclear], key=_means(records, "kl_sampled").get)
+    far = _means(records, "kl_sampled")
+    careful = min([leader, *unclear], key=lambda setting: (-setting.alpha, far[setting]))
     reason += f" Until then the careful choice is {called[careful]}, the nearest of these to the policy."
     return [leader, *tied], False, reason
 
