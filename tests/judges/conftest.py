@@ -3,6 +3,7 @@ import pytest
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from tests.judges.reward_models import save_gated
 from tests.judges.stand_in import stand_in
 from tests.search.served import transformers_serve
 from tests.tiny import CHAT_TEMPLATE, tiny_model
@@ -51,3 +52,9 @@ def relay(served):
 def server():
     with stand_in() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def gated(tmp_path_factory):
+    """Folders and models with a head of their own, whose code is in the folder; the second gives five scores."""
+    return [save_gated(tmp_path_factory.mktemp("gated"), several=several) for several in (False, True)]

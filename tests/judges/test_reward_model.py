@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """A reward model scores every text as it would alone, whatever the batch, the padding and the tokens' names."""
 
-import json
 import math
 import shutil
 
@@ -18,7 +17,8 @@ from transformers import (
 
 from hf_cong.evaluation.judges import RewardModelJudge, named_judge
 from hf_cong.journal import Journal
-from tests.tiny import CHAT_TEMPLATE, tiny_config, tiny_model, tiny_tokenizer
+from tests.judges.reward_models import reward_model, tokenizer
+from tests.tiny import CHAT_TEMPLATE, tiny_config, tiny_model
 
 FAMILIES = ("llama", "qwen2", "gpt2", "gemma2", "mixtral")
 WORDS = "the cat dog fox owl sat ran on mat tell me about a kind rude small old".split()
@@ -26,18 +26,6 @@ PROMPTS = [f"tell me about the {WORDS[index]}" for index in range(1, 8)]
 COMPLETIONS = [" ".join(WORDS[(index * 5 + word) % len(WORDS)] for word in range(1 + 4 * index)) for index in range(7)]
 # Ends with the token that ends a turn: where that is the padding, the score must still be read there.
 BARE_TEMPLATE = CHAT_TEMPLATE.replace("<|im_end|>\n{% endfor %}", "<|im_end|>{% endfor %}")
-
-
-def reward_model(family="llama", seed=0, **overrides):
-    torch.manual_seed(seed)
-    config = tiny_config(family, vocab_size=320, num_labels=1, **overrides)
-    return AutoModelForSequenceClassification.from_config(config).float().eval()
-
-
-def tokenizer(template=CHAT_TEMPLATE):
-    tokenizer = tiny_tokenizer()
-    tokenizer.chat_template = template
-    return tokenizer
 
 
 def encode(tokenizer, prompt, completion):
@@ -232,51 +220,6 @@ def test_a_named_model_is_loaded_when_it_is_needed(saved, tmp_path):
 def test_what_is_no_reward_model_is_refused(saved, name, message):
     with pytest.raises(ValueError, match=message):
         named_judge(str(saved / name)).score(PROMPTS, COMPLETIONS)
-
-
-GATED = '''
-import torch
-from transformers import LlamaModel, LlamaPreTrainedModel
-from transformers.modeling_outputs import SequenceClassifierOutput
-
-
-class GatedReward(LlamaPreTrainedModel):
-    """Several rewards, weighed by a gate on the prompt, as ArmoRM has: one number for each text."""
-
-    def __init__(self, config):
-        super().__init__(config)
-        self.model = LlamaModel(config)
-        self.regression_layer = torch.nn.Linear(config.hidden_size, 5, bias=False)
-        self.gate = torch.nn.Linear(config.hidden_size, 5)
-        self.post_init()
-
-    def forward(self, input_ids, attention_mask=None):
-        hidden = self.model(input_ids, attention_mask=attention_mask).last_hidden_state
-        last = (input_ids != self.config.pad_token_id).long().cumsum(-1).argmax(-1)
-        rewards = self.regression_layer(hidden[torch.arange(len(last)), last])
-        scores = (self.gate(hidden[:, 3]).softmax(-1) * rewards).sum(-1)
-        return SequenceClassifierOutput(logits=rewards if SEVERAL else scores)
-'''
-
-
-@pytest.fixture(scope="module")
-def gated(tmp_path_factory):
-    """Folders of a model with a head of its own, whose code is in the folder; the second gives five scores."""
-    folders = []
-    for several in (False, True):
-        folder = tmp_path_factory.mktemp("gated")
-        (folder / "modeling_gated.py").write_text(GATED.replace("SEVERAL", str(several)))
-        namespace = {"__name__": "gated"}
-        exec((folder / "modeling_gated.py").read_text(), namespace)  # noqa: S102
-        torch.manual_seed(0)
-        model = namespace["GatedReward"](tiny_config("llama", vocab_size=320, pad_token_id=0)).eval()
-        model.save_pretrained(folder)
-        tokenizer().save_pretrained(folder)
-        config = json.loads((folder / "config.json").read_text())
-        config["auto_map"] = {"AutoModelForSequenceClassification": "modeling_gated.GatedReward"}
-        (folder / "config.json").write_text(json.dumps(config))
-        folders.append((str(folder), model))
-    return folders
 
 
 def test_a_head_of_ones_own_runs_by_hand_only(gated):

@@ -24,10 +24,8 @@ from hf_cong.journal import read_journal
 from hf_cong.prompts import prompt_id
 from hf_cong.recipes import JudgeArguments, parse
 from hf_cong.report.statistics import win_rate
-from tests.judges.test_reward_model import gated, reward_model, tokenizer
+from tests.judges.reward_models import reward_model, tokenizer
 from tests.tiny import tiny_model, tiny_tokenizer
-
-__all__ = ["gated"]
 
 PROMPTS = [f"tell me about fox {number}" for number in range(12)]
 
