@@ -153,6 +153,15 @@ def test_adapter_and_saved_pairs_are_the_pair_of_their_members(tmp_path):
     assert expected.cost.weight_bytes > 1.5 * lora.cost.weight_bytes
 
 
+def test_an_adapter_of_another_base(tmp_path):
+    adapted, _, _ = tiny_lora("llama", **NEAR)
+    adapted.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    adapted.save_pretrained(tmp_path / "adapter")
+    other = save(tiny_model("llama", 0, **NEAR, hidden_size=64), tmp_path / "other")
+    report = check_pair(str(tmp_path / "adapter"), other, prompts=PROMPTS, **QUICK)
+    assert report.verdict == "unusable" and "size mismatch" in report.reasons[0]
+
+
 # What is done to the copy of a good pair, the verdict, and a part of the first reason.
 def permute_vocabulary(root):
     data = json.loads((root / "reference" / "tokenizer.json").read_text())

@@ -15,6 +15,7 @@ from ..checkpoints import commit_of, content_key
 from ..compatibility import check_decoder_model, context_length, eos_token_ids
 from ..engines import Request
 from ..engines.named import named_engine
+from ..engines.transformers_engine import is_out_of_memory
 from ..functional import check_alpha
 from ..journal import check_identity, read_manifest, write_manifest
 from ..pair import ContrastivePairConfig, ContrastivePairForCausalLM, StacksConfig, StacksForCausalLM
@@ -225,6 +226,14 @@ class _Check:
             text = f"a file of weights of `{role}` is damaged ({error}). Download or save it again."
             self.find(Finding("fail", "weights", text), decisive=True)
             return
+        except RuntimeError as error:
+            if is_out_of_memory(error):
+                raise
+            text = (
+                f"those of `policy` do not fit its configuration, or its base ({' '.join(str(error).split())[:200]})"
+            )
+            self.find(Finding("fail", "weights", f"{text}. Take the checkpoint from its source."), decisive=True)
+            return
         except ValueError as error:
             self.find(Finding("fail", "loading", str(error)), decisive=True)
             return
@@ -258,6 +267,7 @@ class _Check:
 
     def run(self, max_new_tokens: int, batch_size: int, planned_prompts: int) -> None:
         """A short run of the policy, both members on what it wrote, and a short run of the pair."""
+        width = min(config.get_text_config().vocab_size for config in self.configs.values())
         settings = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         with tqdm(total=3 * len(self.requests), unit="prompt") as progress:
             settings["progress"] = progress
@@ -265,23 +275,18 @@ class _Check:
                 progress.set_description("The policy writes")
                 rows, finished, rate = short_run(self.members["policy"], self.tokenizer, self.requests, **settings)
                 progress.set_description("Policy against reference")
-                self.agreement = compare_members(
-                    **self.members,
-                    rows=rows,
-                    **self.formula,
-                    finished=finished,
-                    batch_size=batch_size,
-                    progress=progress,
-                )
+                options = {"finished": finished, "batch_size": batch_size, "progress": progress}
+                self.agreement = compare_members(**self.members, rows=rows, **self.formula, **options)
+                self.find(pair_checks.divergence(self.agreement, self.formula["alpha"], width), decisive=True)
+                if self.over:
+                    return
+                self.find(pair_checks.contrast(self.agreement, **self.formula))
                 progress.set_description("The pair writes")
                 other = self.pair or self.members["reference"]
                 _, _, other_rate = short_run(other, self.tokenizer, self.requests, **settings)
             except ValueError as error:
                 self.find(Finding("fail", "scores", str(error)), decisive=True)
                 return
-        width = min(config.get_text_config().vocab_size for config in self.configs.values())
-        self.find(pair_checks.divergence(self.agreement, self.formula["alpha"], width))
-        self.find(pair_checks.contrast(self.agreement, **self.formula))
         # A processor runs both members one after the other.
         pair_rate = other_rate if self.pair is not None else 1 / (1 / rate + 1 / other_rate)
         members = tuple(self.members.values())

@@ -281,7 +281,7 @@ def context(limit: float, lengths: list[int], max_new_tokens: int, planned_max_n
     finding = Finding(
         "ok",
         "context",
-        f"{limit} tokens, the shorter of the two; prompts have up to {longest}, with the planned "
+        f"{limit} tokens, the shorter of the two; {len(lengths)} prompts have up to {longest}, with the planned "
         f"{planned_max_new_tokens} new ones {longest + planned_max_new_tokens}",
     )
     return finding, planned_max_new_tokens
