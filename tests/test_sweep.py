@@ -16,6 +16,7 @@ from PIL import Image
 from hf_cong import ContrastivePairForCausalLM, ImplicitReward, generate_completions, run_sweep
 from hf_cong.cli import main
 from hf_cong.evaluation.divergence import measure_completions
+from hf_cong.evaluation.judges import RewardModelJudge
 from hf_cong.evaluation.sweep import FunctionJudge
 from hf_cong.evaluation.sweep.recommendation import TOO_THIN
 from hf_cong.evaluation.sweep.report import COLUMNS
@@ -288,7 +289,7 @@ def test_another_run_is_refused(whole):
     for difference, changes in (
         ("`seed` 3 there, 4 here", {"seed": 4}),
         ("`pair.policy` ", {"pair": make_pair(seed=9)}),
-        ("`judge.version` None there, 2 here", {"judges": [FunctionJudge("gold", vowels, {"version": 2})]}),
+        ("`judge.gold.version` None there, 2 here", {"judges": [FunctionJudge("gold", vowels, {"version": 2})]}),
         ("`top_p` ", {"top_p": 0.9}),
         ("`prompts` ", {"prompts": PROMPTS[::-1]}),
     ):
@@ -496,6 +497,27 @@ def test_the_command(tmp_path, capsys):
     )
     assert len(table(tmp_path / "run")) == 2 * 3
     assert main(whole) == 0 and capsys.readouterr().out == printed
+    # a reward model may be added, without writing anything again
+    judge = AutoModelForSequenceClassification.from_config(
+        tiny_config("llama", vocab_size=len(TOKENIZER), num_labels=1)
+    )
+    judge.save_pretrained(tmp_path / "judge")
+    TOKENIZER.save_pretrained(tmp_path / "judge")
+    before = files(tmp_path / "run" / "completions")
+    assert main([*whole, "--reward_model", str(tmp_path / "judge")]) == 0
+    assert files(tmp_path / "run" / "completions") == before
+    scores = [float(row[str(tmp_path / "judge")]) for row in table(tmp_path / "run")]
+    rows = [
+        json.loads(line)
+        for path in sorted((tmp_path / "run" / "completions").glob("*/journal-00000.jsonl"))
+        for line in path.read_text().splitlines()[1:]
+    ]
+    prompts = {prompt_id(prompt): prompt for prompt in PROMPTS}
+    expected = RewardModelJudge(str(tmp_path / "judge")).score(
+        [prompts[row["prompt_id"]] for row in rows], [row["completion"] for row in rows]
+    )
+    assert sorted(scores) == pytest.approx(sorted(expected), abs=1e-4)
+    capsys.readouterr()
     for message, extra in (
         ("`output_dir` is required", argv),
         ("is no pair. Pass a LoRA adapter", [*argv, "--output_dir", str(tmp_path / "x")]),
@@ -506,3 +528,14 @@ def test_the_command(tmp_path, capsys):
         assert main(extra) == 2, message
         error = capsys.readouterr().err
         assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.slow
+def test_the_sandbox_is_swept(tmp_path, capsys):
+    assert main(["sweep", "--sandbox_dir", str(tmp_path), "--num_prompts", "60"]) == 0
+    printed = capsys.readouterr().out
+    assert f"There is no world in {tmp_path} yet." in printed and "Built in " in printed
+    rows = table(tmp_path / "sweep")
+    assert len(rows) == 9 * 60 and {0.0} != {float(row["gold"]) for row in rows}
+    assert main(["sweep", "--sandbox_dir", str(tmp_path), "--num_prompts", "60"]) == 0
+    assert "There is no world" not in capsys.readouterr().out

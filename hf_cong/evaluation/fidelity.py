@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from ..functional import contrastive_scores, implicit_reward, plausibility_mask, token_logps
 from ..report.statistics import spearman
+from .divergence import kl_divergence
 
 Hook = Callable[[torch.nn.Module, tuple, Tensor], Tensor]
 
@@ -126,11 +127,6 @@ def _differences(
         "forbidden": on_plausible.exp().masked_fill(other, 0.0).sum(-1),
         "greedy_agreement": choices[0] == choices[1],
     }
-
-
-def kl_divergence(logps: Tensor, other_logps: Tensor) -> Tensor:
-    """KL(p ‖ q) in nats over the last dimension, of normalised log p and log q. Where p is 0, q may be anything."""
-    return (logps.exp() * (logps - other_logps)).masked_fill(logps == -torch.inf, 0.0).sum(-1)
 
 
 def completion_logits(model: PreTrainedModel, batch: list[tuple[list[int], list[int]]]) -> Tensor:

@@ -189,7 +189,7 @@ def run_sweep(
         by_other = by_other_model(load_other, other_tokenizer, batch_size)
         found.append(measure_all("perplexity", {**plan, "perplexity": other_id}, by_other))
     for judge in judges:
-        of_judge = {**plan, "judge": judge.identity}
+        of_judge = {**plan, "judge": {judge.name: judge.identity}}
         found.append(measure_all(f"judge-{file_name(judge.name)}", of_judge, functools.partial(by_judge, judge)))
     records = join(written, found)
 

@@ -63,8 +63,8 @@ def sweep_settings(
         for threshold in plausibility_thresholds:
             check_alpha(alpha, threshold)
     for temperature in (*temperatures, *temperatures_times_alpha):
-        if not 0 < temperature < math.inf:
-            raise ValueError(f"A temperature must be above 0 and finite, got {temperature}.")
+        if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+            raise ValueError(f"A temperature must be a number above 0 and finite, got {temperature!r:.80}.")
     series: dict[str, dict[float, Setting]] = {}
     for threshold in plausibility_thresholds:
         suffix = f", τ = {threshold:g}" if len(plausibility_thresholds) > 1 else ""
