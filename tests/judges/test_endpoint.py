@@ -6,13 +6,12 @@ import logging
 import time
 
 import pytest
-import torch
 
 from hf_cong.evaluation.endpoint_judge import EndpointJudge, judge_prompt, read_verdict
 from hf_cong.evaluation.judges import named_judge
 from hf_cong.journal import Journal, read_journal
-from tests.judges.conftest import verdict_model, verdict_tokenizer
 from tests.judges.stand_in import SECTION, prefer_first, prefer_longer
+from tests.judges.verdicts import check_served
 
 PROMPTS = ["Tell me about owls.", [{"role": "user", "content": "And cats?"}], "{prompt} %s", "Why?", "Really?"]
 FIRST = ["an owl", "a big old cat", "{answer_a}", "so", "same"]
@@ -246,28 +245,5 @@ def test_what_is_no_text_is_refused(server):
     assert judge.compare([], [], []) == [] and not server.requests
 
 
-def test_a_real_server_judges_as_its_model_does_here(relay, tmp_path):
-    """`transformers serve` over HTTP: its answers and its usage are those of the model in this process."""
-    prompts = ["her", "the shore", "those", "it rose", "no one", "sent", "hero", "stone"]
-    first, second = ([f"{word} {one}" for one in prompts] for word in ("other", "their"))
-    judge = EndpointJudge(relay.url, max_tokens=24, concurrency=2)
-    with Journal(tmp_path / "journal.jsonl", judge.identity) as journal:
-        judge.keep_answers(journal)
-        verdicts = judge.verdicts(prompts, first, second)
-    model, tokenizer = verdict_model(), verdict_tokenizer()
-
-    def answer(*texts):
-        message = [{"role": "user", "content": judge_prompt(*texts)}]
-        ids = torch.tensor([tokenizer.apply_chat_template(message, add_generation_prompt=True, return_dict=False)])
-        written = model.generate(ids, do_sample=False, max_new_tokens=24)[0, ids.shape[1] :]
-        return tokenizer.decode(written, skip_special_tokens=True), "length" if len(written) == 24 else "stop"
-
-    expected = [
-        [read_verdict(*answer(prompt, *texts)) for texts in ((a, b), (b, a))]
-        for prompt, a, b in zip(prompts, first, second, strict=True)
-    ]
-    assert [verdict["orders"] for verdict in verdicts] == expected
-    found = {verdict for pair in expected for verdict in pair}
-    assert found == {"A", "B", "tie", None}  # or nothing was shown
-    assert judge.cost == {**relay.usage, "without_usage": 0}
-    assert judge.cost["requests"] == 16
+def test_transformers_serve_judges_as_its_model_does_here(relay, tmp_path):
+    check_served(relay, tmp_path)
