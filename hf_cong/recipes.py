@@ -548,10 +548,7 @@ def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
         raise ValueError(f"{path} is not plain YAML: {str(error)[:300]}") from None
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must hold one mapping `key: value`, got {type(recipe).__name__}.")
-    keys = [key.value for key, _ in node.value]
-    repeated = sorted({key for key in keys if keys.count(key) > 1})
-    if repeated:
-        raise ValueError(f"{path} sets `{repeated[0]}` more than once. Keep one.")
+    _refuse_repeated(node, path)
     _refuse_by_hand_only(recipe, path)
     for key, value in recipe.items():
         if key not in known:
@@ -635,6 +632,19 @@ def _unknown(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"Known keys near it: {', '.join(f'`{name}`' for name in near)}." if near else "No known key is near it."
     return f"unknown key `{key}`. {hint}"
+
+
+def _refuse_repeated(node: yaml.Node, path: Path):
+    """Of a key that comes twice, YAML would keep the last value without a word."""
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value]
+        if repeated := sorted({key for key in keys if isinstance(key, str) and keys.count(key) > 1}):
+            raise ValueError(f"{path} sets `{repeated[0]}` more than once. Keep one.")
+        for _, inner in node.value:
+            _refuse_repeated(inner, path)
+    elif isinstance(node, yaml.SequenceNode):
+        for inner in node.value:
+            _refuse_repeated(inner, path)
 
 
 def _refuse_by_hand_only(value: object, path: Path):

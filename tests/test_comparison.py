@@ -81,6 +81,12 @@ def test_what_is_missing_has_its_reason():
     assert compare({("a", "t"): record(MINE)}, ["a", "b"], {"t": None}, "b")[0]["system"] == "a"
 
 
+def test_defects_are_said():
+    row = one(record(MINE, cut=3, unread=2), record(BASE))
+    assert row["reason"] == "3 prompts longer than the context were cut; 2 verdicts could not be read"
+    assert row["difference"]["documents"] == 8
+
+
 def test_the_metric_is_the_one_that_is_asked_for():
     two = record(MINE)
     for key in ("em,strict", "em,loose"):

@@ -11,6 +11,7 @@ from pathlib import Path
 import datasets
 import lm_eval
 import pytest
+import torch
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, Qwen2Config
@@ -28,6 +29,7 @@ from hf_cong.report.statistics import paired_difference
 from hf_cong.sandbox.world import FACTS, request
 from hf_cong.sandbox.world import prompts as world_prompts
 from tests.lm_tasks import write_systems, write_tasks
+from tests.tiny import tiny_model
 
 TASKS = {"choice": {"num_fewshot": 2}, "writing": None, "rolling": None, "by_size": {"num_fewshot": 1}}
 FILES = ("evaluation.json", "evaluation.md", "evaluation.png")
@@ -204,6 +206,17 @@ def test_a_context_too_short_is_a_dash_with_its_reason(tmp_path, systems, folder
     for name in two:
         assert row(rows, "long_writing", name)["reason"] == "it may write 600 tokens, and the context is 512"
     assert row(rows, "choice", "strong")["score"] is not None
+
+
+def test_prompts_that_were_cut_are_counted(tmp_path, folder):
+    names = write_systems(tmp_path / "systems", max_position_embeddings=48)
+    systems = {"strong": {"model": names["strong"]}, "policy": {"model": names["policy"]}}
+    tasks = {"choice": {"num_fewshot": 6}, "writing": {"num_fewshot": 0}, "rolling": None}
+    rows = run(tmp_path / "out", systems, folder, tasks=tasks)
+    for name in systems:
+        assert "7 prompts longer than the context were cut" in row(rows, "choice", name)["reason"]
+        assert "cut" not in (row(rows, "writing", name)["reason"] or "")
+        assert "cut" not in (row(rows, "rolling", name)["reason"] or "")
 
 
 def test_one_system_is_in_memory_at_a_time(tmp_path, systems, folder, monkeypatch):
@@ -449,6 +462,36 @@ def test_refused(message, systems, folder, tmp_path):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         run(tmp_path, {"strong": systems["strong"]}, folder, **REFUSED[message])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_system_without_a_chat_template_is_named(names, tmp_path, folder):
+    AutoModelForCausalLM.from_pretrained(names["policy"]).save_pretrained(tmp_path / "bare")
+    tokenizer = AutoTokenizer.from_pretrained(names["policy"])
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(tmp_path / "bare")
+    systems = {"strong": {"model": names["strong"]}, "bare": {"model": str(tmp_path / "bare")}}
+    with pytest.raises(ValueError, match="the tokenizer of the system 'bare' has no chat template"):
+        run(tmp_path / "out", systems, folder, tasks=["choice"], apply_chat_template=True)
+    rows = run(tmp_path / "out", {"strong": systems["strong"]}, folder, tasks=["choice"], apply_chat_template=True)
+    assert rows[0]["score"] is not None and (tmp_path / "out" / "evaluation.png").exists()
+
+
+def test_a_system_that_writes_nothing_has_a_dash(names, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(names["policy"])
+    end = tokenizer.eos_token_id
+    silent = tiny_model("gpt2", vocab_size=len(tokenizer), eos_token_id=end, pad_token_id=0)
+    with torch.no_grad():
+        silent.transformer.ln_f.weight.zero_()
+        silent.transformer.ln_f.bias.copy_(100 * silent.transformer.wte.weight[end])
+    silent.save_pretrained(tmp_path / "silent")
+    tokenizer.save_pretrained(tmp_path / "silent")
+    systems = {"strong": {"model": names["strong"]}, "silent": {"model": str(tmp_path / "silent")}}
+    settings = {"prompts": PROMPTS, "max_new_tokens": 4, "dtype": "float32"}
+    rows = run_evaluation(systems, baseline="strong", output_dir=tmp_path / "out", **settings)
+    assert row(rows, "length, words", "silent")["score"] == 0 and row(rows, "finished, share", "silent")["score"] == 1
+    found = row(rows, "nats per token under strong", "silent")
+    assert found["score"] is None and found["reason"] == "the score is no finite number"
+    assert row(rows, "nats per token under strong", "strong")["score"] > 0
 
 
 def test_a_search_needs_a_pair(names):

@@ -85,6 +85,7 @@ HOSTILE = {
     "python": ("output_dir: !!python/object/apply:os.system ['true']\n", "not plain YAML"),
     "an alias bomb": ("a: &a [1]\noutput_dir: *a\n", "alias"),
     "a repeated key": ("output_dir: x\noutput_dir: y\n", "`output_dir` more than once"),
+    "a repeated key, nested": ("model_init_kwargs: {a: {b: 1, b: 2}}\n", "`b` more than once"),
     "a list": ("- output_dir\n", "must hold one mapping"),
     "nothing": ("", "must hold one mapping"),
     "broken": ("output_dir: [\n", "not plain YAML"),

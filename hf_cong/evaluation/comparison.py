@@ -2,7 +2,7 @@
 """What systems scored to one table with paired differences, and a picture. All is computed from the records alone."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from ..report.plots import plot_differences
@@ -58,8 +58,17 @@ def compare(
                     row["reason"] = "the score is no finite number"
                 elif system != baseline:
                     row |= _against(record, theirs, metric)
+                row["reason"] = "; ".join(filter(None, (row["reason"], *_defects(record)))) or None
             rows.append({"task": task, "system": system, **row})
     return rows
+
+
+def _defects(record: Mapping) -> Iterator[str]:
+    """What a reader must know of a score."""
+    if record.get("cut"):
+        yield f"{record['cut']} prompts longer than the context were cut"
+    if record.get("unread"):
+        yield f"{record['unread']} verdicts could not be read"
 
 
 def _metric(task: str, measured: Mapping, wanted: str | None) -> str:
@@ -74,7 +83,7 @@ def _against(record: Mapping, theirs: Mapping | None, metric: str) -> dict:
     """`difference`, `reading` and `reason` of one system."""
     better = record["metrics"][metric]["higher_is_better"]
     if "difference" in record:  # of a judge, who compares by himself
-        difference = {**record["difference"], "documents": len(record["documents"]["names"])}
+        difference = {**record["difference"], "documents": len(_values(record, metric))}
         return {"difference": difference, "reading": _reading(difference, better)}
     if theirs is None or theirs.get("reason") or theirs["metrics"][metric]["score"] is None:
         return {"reason": "the baseline has no score"}

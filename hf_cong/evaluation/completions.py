@@ -151,6 +151,8 @@ def _surprise(
 ) -> dict:
     """The logarithm of the perplexity of each completion. An empty one has none."""
     prompts, texts = [row["prompt"] for row in rows], [row["completion"] for row in rows]
+    if not any(texts):
+        return measured(rows, [None] * len(rows))
     found = perplexity_under(*scorer, prompts, texts, batch_size=batch_size)
     values = [None if one is None else math.log(one) for one in found.perplexities]
     return {**measured(rows, values), "perplexity": found.perplexity, "empty": found.empty}

@@ -117,6 +117,12 @@ def run_evaluation(
     named = read_systems(systems, dtype)
     if reward is not None and named[reward].load_reward is None:
         raise ValueError(f"`reward` {reward!r} is no pair, so it gives no implicit reward. Name a system that is one.")
+    for name, system in named.items():
+        if apply_chat_template and tasks and system.tokenizer.chat_template is None:
+            raise ValueError(
+                f"`apply_chat_template` is set, and the tokenizer of the system {name!r} has no chat template. Leave "
+                "it out, or save the tokenizer with one."
+            )
     loaded = load_tasks(read_tasks(tasks), include_path) if tasks else {}
     scales, rows = [], None
     if prompts is not None:

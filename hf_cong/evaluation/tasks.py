@@ -18,6 +18,7 @@ from lm_eval.api.group import Group
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask, Task
 from lm_eval.defaults import DEFAULT_MAX_GEN_TOKS, DEFAULT_OTHER_SEED, DEFAULT_RANDOM_SEED
+from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks import TaskManager
 
@@ -237,6 +238,7 @@ def evaluate_task(
           finite) and `higher_is_better`;
         - `documents`: their `names`, which are made of their content, and for each metric their `values`, `None` where
           that is no number;
+        - `cut`, how many documents had prompts longer than the context, whose beginning lm-eval cuts off;
         - `parts`, for each member of a group its metrics;
         - `num_fewshot` (`None` if it differs within a group) and `version`, as they were.
     """
@@ -271,6 +273,7 @@ def evaluate_task(
     samples = [{"task": task, **sample} for task, rows in found["samples"].items() for sample in rows]
     measured = {
         "metrics": metrics,
+        "cut": len({sample["doc_hash"] for sample in samples if isinstance(lm, HFLM) and _is_cut(lm, sample)}),
         "num_fewshot": _shared(leaf.get_config("num_fewshot") for leaf in loaded.leaves),
         "version": str(found["versions"].get(loaded.name)),
         "parts": {
@@ -281,6 +284,19 @@ def evaluate_task(
         "documents": _documents(samples, keys),
     }
     return measured, samples
+
+
+def _is_cut(lm: HFLM, sample: Mapping) -> bool:
+    for text, *more in sample["arguments"]:
+        if not more:  # a rolling likelihood, which goes on in the next window
+            continue
+        if isinstance(more[0], str):
+            text, room = text + more[0], lm.max_length + 1
+        else:
+            room = lm.max_length - normalize_gen_kwargs(more[0], lm.max_gen_toks)["max_gen_toks"]
+        if len(text.encode()) > room and len(lm.tok_encode(text)) > room:  # no token is shorter than a byte
+            return True
+    return False
 
 
 def _shared(values: Iterable[Any]) -> Any:
