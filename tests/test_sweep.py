@@ -26,6 +26,7 @@ from hf_cong.journal import Journal, file_sha256
 from hf_cong.prompts import prompt_id
 from hf_cong.recipes import SweepArguments, parse
 from hf_cong.rewards import completion_logps
+from tests.judges.reward_models import reward_model
 from tests.search.served import letters_tokenizer
 from tests.tiny import tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
 
@@ -498,10 +499,7 @@ def test_the_command(tmp_path, capsys):
     assert len(table(tmp_path / "run")) == 2 * 3
     assert main(whole) == 0 and capsys.readouterr().out == printed
     # a reward model may be added, without writing anything again
-    judge = AutoModelForSequenceClassification.from_config(
-        tiny_config("llama", vocab_size=len(TOKENIZER), num_labels=1)
-    )
-    judge.save_pretrained(tmp_path / "judge")
+    reward_model().save_pretrained(tmp_path / "judge")
     TOKENIZER.save_pretrained(tmp_path / "judge")
     before = files(tmp_path / "run" / "completions")
     assert main([*whole, "--reward_model", str(tmp_path / "judge")]) == 0
