@@ -28,8 +28,9 @@ except ImportError as error:
 from .comparison import compare, plot_comparison, render_comparison
 from .completions import Writing, read_scales, write_completions
 from .judges import Judge
+from .scoring import evaluate_task
 from .systems import System, check_systems, read_systems
-from .tasks import LoadedTask, evaluate_task, load_tasks, read_tasks
+from .tasks import LoadedTask, load_tasks, read_tasks
 
 _JSON, _TABLE, _PICTURE, _MANIFEST = "evaluation.json", "evaluation.md", "evaluation.png", "manifest.json"
 _FILES = (_JSON, _TABLE, _PICTURE)
@@ -104,25 +105,9 @@ def run_evaluation(
         RuntimeError: if another process is writing to `output_dir`.
     """
     check_systems(systems)
-    if limit is not None and (not isinstance(limit, int) or limit < 1):
-        raise ValueError(f"`limit` must be a whole number of at least 1, got {limit!r:.80}. Leave it out for all.")
-    if not tasks and prompts is None:
-        raise ValueError("There is nothing to measure. Name `tasks`, or give `prompts` to complete.")
-    for option, value in {"reward": reward, "judge": judge}.items():
-        if value is not None and prompts is None:
-            raise ValueError(f"`{option}` is for completions of `prompts`, of which there are none. Pass `prompts`.")
-    for option, name in {"baseline": baseline, "reward": reward}.items():
-        if name is not None and name not in systems:
-            raise ValueError(f"`{option}` is {name!r:.80}; it must be one of the systems: {', '.join(systems)}.")
+    _check_options(systems, baseline, tasks, limit, prompts, reward, judge)
     named = read_systems(systems, dtype)
-    if reward is not None and named[reward].load_reward is None:
-        raise ValueError(f"`reward` {reward!r} is no pair, so it gives no implicit reward. Name a system that is one.")
-    for name, system in named.items():
-        if apply_chat_template and tasks and system.tokenizer.chat_template is None:
-            raise ValueError(
-                f"`apply_chat_template` is set, and the tokenizer of the system {name!r} has no chat template. Leave "
-                "it out, or save the tokenizer with one."
-            )
+    _check_abilities(named, reward, apply_chat_template=bool(tasks) and apply_chat_template)
     loaded = load_tasks(read_tasks(tasks), include_path) if tasks else {}
     scales, rows = [], None
     if prompts is not None:
@@ -149,17 +134,20 @@ def run_evaluation(
         if judge is not None:
             path = output_dir / f"judge-{content_key(judge.identity)}.jsonl"
             judge.keep_answers(stack.enter_context(Journal(path, judge.identity)))
+        measure = functools.partial(
+            _measure, limit=limit, apply_chat_template=apply_chat_template, folder=output_dir / "samples"
+        )
         written = {}
         for name, system in named.items():
-            lm = functools.cache(functools.partial(system.load, batch_size))
+            load = functools.cache(functools.partial(system.load, batch_size))
             for task in loaded.values():
                 if (name, task.name) in ledger.owed:
-                    ledger.add(name, task.name, _measure(system, task, lm, limit, apply_chat_template, output_dir))
+                    ledger.add(name, task.name, measure(system, task, load))
                     progress.update()
             if rows is not None:
                 folder = output_dir / "completions" / name
-                written[name] = write_completions(system, rows, writing, folder, lm, batch_size=batch_size)
-            del lm
+                written[name] = write_completions(system, rows, writing, folder, load, batch_size=batch_size)
+            del load  # and with it the system
             clear_device_cache(garbage_collection=True)
         for scale in scales:
             owing = [name for name in named if (name, scale.title) in ledger.owed]
@@ -173,10 +161,36 @@ def run_evaluation(
         settings = {"baseline": baseline, **plan, "dtype": dtype}
         if prompts is not None:
             settings["completions"] = asdict(writing)
-        given = {name: dict(settings) for name, settings in systems.items()}
+        given = {name: dict(system) for name, system in systems.items()}
         facts = {"identity": identity, "systems": given, "settings": settings}
         _finish(output_dir, compared, ledger.records, facts)
     return compared
+
+
+def _check_options(systems, baseline, tasks, limit, prompts, reward, judge) -> None:
+    """Refuses what no file needs to be read for."""
+    if limit is not None and (not isinstance(limit, int) or limit < 1):
+        raise ValueError(f"`limit` must be a whole number of at least 1, got {limit!r:.80}. Leave it out for all.")
+    if not tasks and prompts is None:
+        raise ValueError("There is nothing to measure. Name `tasks`, or give `prompts` to complete.")
+    for option, value in {"reward": reward, "judge": judge}.items():
+        if value is not None and prompts is None:
+            raise ValueError(f"`{option}` is for completions of `prompts`, of which there are none. Pass `prompts`.")
+    for option, name in {"baseline": baseline, "reward": reward}.items():
+        if name is not None and name not in systems:
+            raise ValueError(f"`{option}` is {name!r:.80}; it must be one of the systems: {', '.join(systems)}.")
+
+
+def _check_abilities(named: Mapping[str, System], reward: str | None, *, apply_chat_template: bool) -> None:
+    """Refuses systems that cannot do what is asked of all."""
+    if reward is not None and named[reward].load_reward is None:
+        raise ValueError(f"`reward` {reward!r} is no pair, so it gives no implicit reward. Name a system that is one.")
+    for name, system in named.items():
+        if apply_chat_template and system.tokenizer.chat_template is None:
+            raise ValueError(
+                f"`apply_chat_template` is set, and the tokenizer of the system {name!r} has no chat template. Leave "
+                "it out, or save the tokenizer with one."
+            )
 
 
 class _Ledger:
@@ -212,9 +226,10 @@ def _measure(
     system: System,
     task: LoadedTask,
     load: Callable[[], LM],
+    *,
     limit: int | None,
     apply_chat_template: bool,
-    output_dir: Path,
+    folder: Path,
 ) -> dict:
     """What a system scores on a task, whose samples are kept; or the reason why it cannot do it."""
     if system.search is not None and task.needs_likelihoods:
@@ -224,7 +239,7 @@ def _measure(
     if context is not None and task.longest_completion >= context:
         return {"reason": f"it may write {task.longest_completion} tokens, and the context is {context}"}
     found, samples = evaluate_task(lm, task, limit=limit, apply_chat_template=apply_chat_template)
-    with replacing(output_dir / "samples" / system.name / f"{task.name}.jsonl") as temporary:
+    with replacing(folder / system.name / f"{task.name}.jsonl") as temporary:
         kept = ({key: value for key, value in sample.items() if key != "arguments"} for sample in samples)
         lines = (json.dumps(sample, default=handle_non_serializable) + "\n" for sample in kept)
         temporary.write_text("".join(lines), encoding="ascii")
