@@ -56,7 +56,8 @@ class CheckPairArguments:
         max_new_tokens (`int`, *optional*, defaults to `32`): Longest of these completions, in tokens.
         num_preferences (`int`, *optional*, defaults to `128`): Most preferences to score.
         planned_prompts (`int`, *optional*): Prompts of the planned run; all of `prompts` by default.
-        planned_max_new_tokens (`int`, *optional*, defaults to `2048`): Longest completion of the planned run.
+        planned_max_new_tokens (`int`, *optional*): Longest completion of the planned run; 2048 by default, or what the
+            context leaves.
         batch_size (`int`, *optional*, defaults to `8`): Prompts per batch.
         dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
         seed (`int`, *optional*, defaults to `0`): Seed of the completions.
@@ -78,7 +79,9 @@ class CheckPairArguments:
     max_new_tokens: int = field(default=32, metadata={"help": "Longest of these completions, in tokens."})
     num_preferences: int = field(default=128, metadata={"help": "Most preferences to score."})
     planned_prompts: int | None = field(default=None, metadata={"help": "Prompts of the planned run (all)."})
-    planned_max_new_tokens: int = field(default=2048, metadata={"help": "Longest completion of the planned run."})
+    planned_max_new_tokens: int | None = field(
+        default=None, metadata={"help": "Longest completion of the planned run (2048, or what fits)."}
+    )
     batch_size: int = field(default=8, metadata={"help": "Prompts per batch."})
     dtype: str = field(
         default="auto",

@@ -5,6 +5,8 @@ import json
 import math
 import re
 import shutil
+from inspect import signature
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +22,7 @@ from hf_cong.engines import Request
 from hf_cong.evaluation.check_pair import check_pair
 from hf_cong.evaluation.pair_checks import turn_end
 from hf_cong.evaluation.pair_measures import compare_members, short_run
+from hf_cong.recipes import CheckPairArguments, parse
 from hf_cong.rewards.reward_accuracy import read_preferences, reward_accuracy
 from tests.tiny import CHAT_TEMPLATE, tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
 
@@ -376,7 +379,8 @@ def test_two_families_cost_both_times(copy):
 
 
 @pytest.mark.parametrize(
-    ("context", "planned", "verdict"), [(512, 64, "good"), (64, 48, "doubtful"), (24, 8, "unusable")]
+    ("context", "planned", "verdict"),
+    [(512, 64, "good"), (512, None, "good"), (64, None, "good"), (64, 48, "doubtful"), (24, 8, "unusable")],
 )
 def test_the_shorter_context_counts(copy, context, planned, verdict):
     edit(copy / "reference" / "config.json", lambda content: content.update(max_position_embeddings=context))
@@ -385,8 +389,8 @@ def test_the_shorter_context_counts(copy, context, planned, verdict):
         verdict,
         {"good": "ok", "doubtful": "warn", "unusable": "fail"}[verdict],
     ), str(report)
-    if verdict == "doubtful":
-        assert report.cost.planned_max_new_tokens < planned + 1
+    if planned is None:
+        assert report.cost.planned_max_new_tokens == context - 19  # the longest prompt's tokens
 
 
 def test_one_date_for_ever_is_no_reason(copy):
@@ -584,7 +588,9 @@ def test_the_command(copy, tmp_path, capsys):
         f"policy: {names[0]}\nreference: {names[1]}\nprompts: {prompts}\nnum_prompts: 2\nmax_new_tokens: 4\n"
     )
     assert main(["check-pair", "--config", str(recipe)]) == 0
-    assert "Verdict: doubtful." in capsys.readouterr().out  # 2048 planned tokens do not fit
+    assert "Verdict: good." in capsys.readouterr().out
+    assert main(["check-pair", "--config", str(recipe), "--planned_max_new_tokens", "2048"]) == 0
+    assert "Verdict: doubtful." in capsys.readouterr().out
     same_model(copy)
     assert main(["check-pair", *names, *options]) == 1
     assert "1. divergence: " in capsys.readouterr().out
@@ -596,3 +602,12 @@ def test_the_command(copy, tmp_path, capsys):
     ):
         assert main(["check-pair", *argv]) == 2
         assert error in capsys.readouterr().err
+
+
+def test_the_recipe():
+    path = Path(__file__).parents[1] / "recipes" / "qwen2.5" / "check_pair.yaml"
+    (args,) = parse((CheckPairArguments,), ["--config", str(path)], prog="hf-cong check-pair")
+    assert args.policy and args.reference and args.preferences
+    assert {**vars(CheckPairArguments("p", "q")), **vars(args)}.keys() == signature(check_pair).parameters.keys() - {
+        "chat_template_kwargs"
+    }

@@ -47,7 +47,7 @@ def check_pair(
     max_new_tokens: int = 32,
     num_preferences: int = 128,
     planned_prompts: int | None = None,
-    planned_max_new_tokens: int = 2048,
+    planned_max_new_tokens: int | None = None,
     batch_size: int = 8,
     dtype: str = "auto",
     seed: int = 0,
@@ -81,7 +81,8 @@ def check_pair(
         max_new_tokens (`int`, *optional*, defaults to `32`): Longest of these completions, in tokens.
         num_preferences (`int`, *optional*, defaults to `128`): Most preferences to score, evenly spread.
         planned_prompts (`int`, *optional*): Prompts of the planned run. Defaults to all of `prompts`.
-        planned_max_new_tokens (`int`, *optional*, defaults to `2048`): Longest completion of the planned run.
+        planned_max_new_tokens (`int`, *optional*): Longest completion of the planned run. Defaults to 2048, or to what
+            the context leaves.
         batch_size (`int`, *optional*, defaults to `8`): Prompts per batch.
         dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
         seed (`int`, *optional*, defaults to `0`): Seed of the completions.
@@ -107,7 +108,8 @@ def check_pair(
         "batch_size": batch_size,
     }
     for name, value in counts.items():
-        if (name, value) != ("planned_prompts", None) and (not isinstance(value, int) or value < 1):
+        planned = name.startswith("planned_") and value is None
+        if not planned and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`{name}` must be a whole number of at least 1, got {repr(value)[:80]}.")
     rows, _ = read_prompts(prompts, invalid=invalid_prompts)
     if preferences is not None:
@@ -247,7 +249,12 @@ class _Check:
         self.find(pair_checks.ends(self.tokenizer, *ends, closing))
 
     def fit(
-        self, rows: datasets.Dataset, seed: int, num_prompts: int, max_new_tokens: int, planned_max_new_tokens: int
+        self,
+        rows: datasets.Dataset,
+        seed: int,
+        num_prompts: int,
+        max_new_tokens: int,
+        planned_max_new_tokens: int | None,
     ) -> None:
         """The prompts that leave room for a completion."""
         limit = self._context()

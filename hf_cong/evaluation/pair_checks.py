@@ -31,6 +31,8 @@ IDENTICAL_KL, FAINT_KL, FAR_KL, FOREIGN_KL = 1e-6, 1e-3, 1.0, 5.0
 MOST_SINGLE = 0.95
 # Of a head's columns, how many at least have a token: padding and reserved ids take some percent.
 LEAST_USED = 0.75
+# Longest completion of a run that nobody has planned otherwise: the paper's.
+_USUAL_PLAN = 2048
 # In front of a chat template, it takes the place of the clock.
 _ANOTHER_DAY = "{% macro strftime_now(format) %}1 January 1900{% endmacro %}"
 
@@ -244,7 +246,9 @@ def ends(
     return Finding("ok", "end of text", f"{named(stops)}{which}")
 
 
-def context(limit: float, lengths: list[int], max_new_tokens: int, planned_max_new_tokens: int) -> tuple[Finding, int]:
+def context(
+    limit: float, lengths: list[int], max_new_tokens: int, planned_max_new_tokens: int | None
+) -> tuple[Finding, int]:
     """
     Whether the prompts leave room for the completions.
 
@@ -252,7 +256,8 @@ def context(limit: float, lengths: list[int], max_new_tokens: int, planned_max_n
         limit (`float`): The shorter context of the two, infinite if no configuration states one.
         lengths (`list[int]`): Tokens of the prompts.
         max_new_tokens (`int`): Tokens of the completions of this check.
-        planned_max_new_tokens (`int`): The same of the planned run.
+        planned_max_new_tokens (`int`, *optional*): The same of the planned run. Defaults to 2048, or to what the
+            context leaves.
 
     Returns:
         `tuple[Finding, int]`: and the most tokens that a completion of the planned run can have after every prompt.
@@ -260,15 +265,17 @@ def context(limit: float, lengths: list[int], max_new_tokens: int, planned_max_n
     longest = max(lengths)
     if math.isinf(limit):
         finding = Finding("skip", "context", f"no configuration states one; prompts have up to {longest} tokens")
-        return finding, planned_max_new_tokens
+        return finding, planned_max_new_tokens or _USUAL_PLAN
     if min(lengths) + max_new_tokens > limit:
         finding = Finding(
             "fail",
             "context",
             f"of the pair it is {limit} tokens, and no prompt leaves room for {max_new_tokens} new ones (the shortest "
-            f"has {min(lengths)}). Shorten the prompts, or take a pair with a longer context.",
+            f"has {min(lengths)}). Shorten the prompts, lower `max_new_tokens`, or take a pair with a longer context.",
         )
         return finding, 0
+    if planned_max_new_tokens is None:
+        planned_max_new_tokens = max(max_new_tokens, min(_USUAL_PLAN, limit - longest))
     if too_long := sum(length + planned_max_new_tokens > limit for length in lengths):
         finding = Finding(
             "warn",

@@ -14,7 +14,8 @@ from ..report.statistics import mean_interval
 from ..rewards.likelihood import MAX_LOGITS
 from ..sampling import Decoding
 from ..timing import timed
-from .fidelity import completion_logits, kl_divergence
+from .divergence import kl_divergence
+from .fidelity import completion_logits
 from .pair_report import Agreement
 
 Rows = list[tuple[list[int], list[int]]]

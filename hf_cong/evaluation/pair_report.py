@@ -133,7 +133,7 @@ class PairReport:
         return {"verdict": self.verdict, "reasons": self.reasons, **content}
 
     def __str__(self) -> str:
-        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        settings = ", ".join(f"{name} {value}" for name, value in self.settings.items() if value is not None)
         lines = [f"policy     {self.policy}", f"reference  {self.reference}", *_wrap(settings, "", ""), ""]
         width = max(len(finding.check) for finding in self.findings)
         for level, check, text in self.findings:
