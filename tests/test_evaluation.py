@@ -389,6 +389,16 @@ def test_the_command_does_what_the_call_does(tmp_path, systems, folder, whole, c
     assert "`baseline` is 'b'; it must be one of the systems: a" in capsys.readouterr().err
 
 
+def test_the_command_takes_a_judge(tmp_path, systems, judge, capsys):
+    (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
+    two = json.dumps({name: systems[name] for name in ("strong", "adapted")})
+    argv = ["--systems", two, "--baseline", "strong", "--prompts", str(tmp_path / "prompts.jsonl"), "--judge", judge]
+    argv += ["--output_dir", str(tmp_path / "out"), "--max_new_tokens", "6", "--dtype", "float32"]
+    assert main(["evaluate", *argv]) == 0
+    assert f"win rate against strong by {judge}" in capsys.readouterr().out
+    assert len(list((tmp_path / "out").glob("judge-*.jsonl"))) == 1
+
+
 def test_the_named_set_states_its_examples_and_metrics():
     assert read_tasks("downstream") == PROTOCOLS
     shown = {name: protocol.num_fewshot for name, protocol in PROTOCOLS.items()}

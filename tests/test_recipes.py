@@ -33,7 +33,11 @@ def test_every_search_recipe_parses(path):
     assert set(args.methods) <= set(METHODS)
 
 
-@pytest.mark.parametrize("path", [*RECIPES, *SEARCH_RECIPES], ids=lambda path: f"{path.parent.name}/{path.name}")
+@pytest.mark.parametrize(
+    "path",
+    [*RECIPES, *SEARCH_RECIPES, *ALL.glob("*/evaluate.yaml")],
+    ids=lambda path: f"{path.parent.name}/{path.name}",
+)
 def test_every_key_has_a_comment_above_it_or_above_its_group(path):
     comment = False
     for line in path.read_text().splitlines():
