@@ -9,10 +9,12 @@ import torch
 from tests.hub.stand_in import StandInHub
 
 # Clients read where the Hub is when they are imported, so every process of tests begins with one. No test needs the
-# network, and none sees the caches of whoever runs it.
+# network, and none sees the settings and caches of whoever runs it.
 _HOME = tempfile.TemporaryDirectory(prefix="hf_cong_tests_")
 _HUB = StandInHub(Path(_HOME.name))
 _HUB.start()
+for name in [name for name in os.environ if name.startswith("HF_") and name != "HF_CONG_REAL_DATA"]:
+    del os.environ[name]
 os.environ.update(_HUB.env)
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
