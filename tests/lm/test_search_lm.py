@@ -100,6 +100,15 @@ def test_in_lm_eval(tmp_path, models, paths):
             lm_eval.simple_evaluate("cong_search", model_args, [task], **common)
 
 
+def test_what_was_found_before_a_failure_is_kept(tmp_path, models, paths):
+    """The second prompt is shorter to read and longer in tokens than the model's context."""
+    lm, cache = lm_of(paths, batch_size=1), str(tmp_path / "cache.db")
+    fits, does_not = "tell me about the cat and the dog " * 8, "\N{FOX FACE}" * 200
+    with pytest.raises(ValueError, match="Shorten the prompt"):
+        CachingLM(lm, cache).generate_until(generation_requests([does_not, fits]))
+    assert list(CachingLM(lm, cache).dbdict.values()) == searched(models, [fits])
+
+
 def test_the_cache_knows_the_seed(tmp_path, models, paths):
     for seed in (0, 1):
         caching = CachingLM(lm_of(paths, seed=seed), str(tmp_path / "cache.db"))
@@ -109,6 +118,7 @@ def test_the_cache_knows_the_seed(tmp_path, models, paths):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
+        ({"beam_width": 0}, "`beam_width` must be at least 1"),
         ({"batch_size": "auto"}, "`batch_size` must be a whole number"),
         ({"tokenizer": "some"}, "`tokenizer` is for a model behind a URL"),
         ({"reference": None}, "is no pair, so it has no implicit reward"),

@@ -12,11 +12,13 @@ from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM, CacheHook
 from lm_eval.api.registry import register_model
 from lm_eval.models.utils import normalize_gen_kwargs
+from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from ...checkpoints import tokenizer_identity
 from ...engines.named import named_engine
 from ...rewards import ImplicitReward
+from ...search.batches import SearchSettings
 from ...search.search import weak_to_strong_search
 from .response_cache import use_own_table
 
@@ -107,6 +109,16 @@ class SearchLM(LM):
             )
         if not str(batch_size).isdecimal():
             raise ValueError(f"`batch_size` must be a whole number for a search, got {batch_size!r:.80}. Name one.")
+        self.settings = {
+            "beam_width": beam_width,
+            "successors_per_beam": successors_per_beam,
+            "chunk_length": chunk_length,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+        }
+        SearchSettings(**self.settings)  # refuses what cannot be, before anything is loaded
         options = {"dtype": dtype, "trust_remote_code": bool(trust_remote_code)}
         placement = {} if parallelize or not _is_there(device) else {"device_map": {"": device}}
         revisions = {"policy": policy_revision, "reference": reference_revision}
@@ -125,24 +137,16 @@ class SearchLM(LM):
             load_model, model_id, self.tokenizer = named_engine(pretrained, revisions={"policy": revision}, **options)
             self.model = load_model(**placement)
         self.reward = ImplicitReward(load(**placement), None, weak_tokenizer)
-        self.settings = {
-            "beam_width": beam_width,
-            "successors_per_beam": successors_per_beam,
-            "chunk_length": chunk_length,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "seed": seed,
-        }
         self.max_gen_toks, self.batch_size = max_gen_toks, int(batch_size)
-        names = {"model": (pretrained, revision), "policy": (policy, policy_revision)}
-        names["reference"] = (reference, reference_revision)
-        identities = {"model": model_id["policy"], "policy": reward_id["policy"]}
-        identities["reference"] = reward_id.get("reference")  # a saved pair has its own
+        self._identity = {"model": model_id, "reward": reward_id}
         self.members = {
-            role: {"model": names[role][0], "revision": names[role][1], "identity": identity}
-            for role, identity in identities.items()
-            if identity is not None
+            role: {"model": name, "revision": at, "identity": identity}
+            for role, name, at, identity in (
+                ("model", pretrained, revision, model_id["policy"]),
+                ("policy", policy, policy_revision, reward_id["policy"]),
+                ("reference", reference, reference_revision, reward_id.get("reference")),
+            )
+            if identity is not None  # a saved pair has its own reference
         }
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -159,14 +163,21 @@ class SearchLM(LM):
             groups[key, asked[prompt, key]].append(index)
             asked[prompt, key] += 1
         answers = [""] * len(requests)
-        for (key, repeat), indices in groups.items():
-            prompts = [requests[index].args[0] for index in indices]
-            for index, answer in zip(indices, self._search(prompts, json.loads(key), repeat), strict=True):
-                answers[index] = answer
-                self.cache_hook.add_partial("generate_until", requests[index].args, answer)
+        with tqdm(total=len(requests), disable=disable_tqdm, desc="Running generate_until requests") as progress:
+            for (key, repeat), indices in groups.items():
+                settings = self._read(json.loads(key), repeat)
+                indices.sort(key=lambda index: -len(requests[index].args[0]))  # prompts of like length together
+                for start in range(0, len(indices), self.batch_size):
+                    batch = indices[start : start + self.batch_size]
+                    found = self._search([requests[index].args[0] for index in batch], settings)
+                    for index, answer in zip(batch, found, strict=True):
+                        answers[index] = answer
+                        self.cache_hook.add_partial("generate_until", requests[index].args, answer)
+                    progress.update(len(batch))
         return answers
 
-    def _search(self, prompts: list[str], gen_kwargs: dict, repeat: int) -> list[str]:
+    def _read(self, gen_kwargs: dict, repeat: int) -> dict:
+        """The settings of a search with what a task wants of it."""
         wanted = normalize_gen_kwargs(gen_kwargs, self.max_gen_toks)
         max_new_tokens, stop_strings = wanted.pop("max_gen_toks"), wanted.pop("until")
         drawing = {name: wanted.pop(name) for name in _DRAWING if name in wanted}
@@ -176,15 +187,17 @@ class SearchLM(LM):
                 "`--gen_kwargs`."
             )
         logger.warning("A search draws tokens in its own way; the task's %s are set aside.", drawing)
+        return {
+            **self.settings,
+            "max_new_tokens": max_new_tokens,
+            "stop_strings": [stop for stop in stop_strings if stop],
+            "seed": self.settings["seed"] + repeat,
+        }
+
+    def _search(self, prompts: list[str], settings: dict) -> list[str]:
+        prompts = [json.loads(prompt) if isinstance(prompt, _Messages) else prompt for prompt in prompts]
         results = weak_to_strong_search(
-            self.model,
-            self.tokenizer,
-            [json.loads(prompt) if isinstance(prompt, _Messages) else prompt for prompt in prompts],
-            self.reward,
-            max_new_tokens=max_new_tokens,
-            stop_strings=[stop for stop in stop_strings if stop],
-            batch_size=self.batch_size,
-            **{**self.settings, "seed": self.settings["seed"] + repeat},
+            self.model, self.tokenizer, prompts, self.reward, batch_size=self.batch_size, **settings
         )
         return [result.completion for result in results]
 
@@ -223,7 +236,8 @@ class SearchLM(LM):
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
         tokenizer = None if self.tokenizer is None else tokenizer_identity(self.tokenizer)
         dtypes = [str(scorer.model.dtype) for scorer in self.reward.scorers]
-        use_own_table(cache_hook, {**self.get_model_info(), "tokenizer": tokenizer, "dtypes": dtypes})
+        own = {**self._identity, **self.settings, "max_gen_toks": self.max_gen_toks}
+        use_own_table(cache_hook, {**own, "tokenizer": tokenizer, "dtypes": dtypes})
         super().set_cache_hook(cache_hook)
 
 
