@@ -11,7 +11,7 @@ from peft.utils import SAFETENSORS_WEIGHTS_NAME, AuxiliaryTrainingWrapper
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import cached_file, find_adapter_config_file
+from transformers.utils import CONFIG_NAME, cached_file, find_adapter_config_file
 
 from ..compatibility import check_decoder_model
 from .configuration_contrastive_lora_pair import TARGETS
@@ -64,6 +64,7 @@ def load_adapter(
         )
     name, where = os.fspath(policy), lookup(model_init_kwargs)
     if find_adapter_config_file(name, **where) is None:
+        cached_file(name, CONFIG_NAME, **where)  # raises OSError if the repository cannot be read
         raise ValueError(
             f"`policy` {name!r:.80} is no adapter and `reference` is missing. Pass the model before alignment as "
             "`reference`; a saved pair is loaded with `AutoModelForCausalLM.from_pretrained`."

@@ -226,9 +226,15 @@ def test_a_member_that_cannot_be_had_is_named(hub, weak, monkeypatch, load, role
         load(**members)
 
 
-def test_a_policy_alone_that_is_not_there_is_not_called_no_adapter(hub):
+@pytest.mark.parametrize("load", [named_engine, ContrastivePairForCausalLM.from_pair])
+def test_an_adapter_that_cannot_be_had_is_not_called_no_adapter(hub, monkeypatch, load):
     with pytest.raises(OSError, match="alice/nowhere is not a"):
-        ContrastivePairForCausalLM.from_pair("alice/nowhere")
+        load("alice/nowhere")
+    push("alice/gated-lora", tiny_lora("llama")[0])
+    HfApi().update_repo_settings("alice/gated-lora", gated="auto")
+    monkeypatch.setenv("HF_TOKEN", hub.other_token)
+    with pytest.raises(OSError, match=r"gated repo(.|\n)*alice/gated-lora"):
+        load("alice/gated-lora")
 
 
 def test_a_private_pair_loads_for_its_owner(hub, weak, monkeypatch):
