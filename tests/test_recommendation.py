@@ -11,7 +11,7 @@ SERIES = sweep_settings((0.3, 0.5, 1.0), (0.1,), (0.8,), ())
 N = 60
 
 
-def made(gold: dict, *, series=SERIES, n=N, noise=0.05, nll=None, implicit=None):
+def made(gold: dict, *, series=SERIES, n=N, noise=0.05, nll=None, nll_noise=0.005, implicit=None):
     """Records with means by α; a prompt is as hard for all settings, and every number has noise of its own."""
     rng = np.random.default_rng(0)
     hard = rng.normal(0, 1, n)
@@ -21,7 +21,7 @@ def made(gold: dict, *, series=SERIES, n=N, noise=0.05, nll=None, implicit=None)
                 "prompt_id": f"{place:04}",
                 "gold": gold[setting.alpha] + hard[place] + rng.normal(0, noise),
                 "implicit_reward_per_token": (implicit or {}).get(setting.alpha, 0.0) + rng.normal(0, noise),
-                "nll": (nll or {}).get(setting.alpha, 2.0) + rng.normal(0, noise / 10),
+                "nll": (nll or {}).get(setting.alpha, 2.0) + rng.normal(0, nll_noise),
                 "kl_sampled": 1 - setting.alpha,
             }
             for place in range(n)
@@ -111,8 +111,9 @@ def test_the_implicit_reward_alone_never_recommends_what_costs_fluency():
     assert "only an explicit reward can tell" in free["reason"]
     # without a gain there is nothing to recommend, and a cost that may be too large is one
     assert recommend(made(gold, implicit={}), SERIES, [])["verdict"] == TOO_THIN
-    noisy = made(gold, implicit=rising, nll={0.3: 2.03, 0.5: 2.03, 1.0: 2.0}, noise=3.0)
-    assert recommend(noisy, SERIES, [])["verdict"] == TOO_THIN
+    noisy = made(gold, implicit=rising, nll={0.3: 2.03, 0.5: 2.03, 1.0: 2.0}, nll_noise=0.3)
+    found = recommend(noisy, SERIES, [])
+    assert found["verdict"] == TOO_THIN and "The one of least cost, α = 0." in found["reason"]
 
 
 def test_empty_completions_have_no_fluency():

@@ -16,7 +16,7 @@ from PIL import Image
 from hf_cong import ContrastivePairForCausalLM, ImplicitReward, generate_completions, run_sweep
 from hf_cong.cli import main
 from hf_cong.evaluation.divergence import measure_completions
-from hf_cong.evaluation.judges import RewardModelJudge
+from hf_cong.evaluation.judges import Judge, RewardModelJudge
 from hf_cong.evaluation.sweep import FunctionJudge
 from hf_cong.evaluation.sweep.recommendation import TOO_THIN
 from hf_cong.evaluation.sweep.report import COLUMNS
@@ -459,7 +459,22 @@ def test_refused(tmp_path, message):
     assert not list(tmp_path.rglob("*.parquet"))
 
 
-def test_what_is_no_pair_is_refused(tmp_path):
+def test_what_is_no_pair_or_judge_is_refused(tmp_path):
+    with pytest.raises(TypeError, match="`judges` holds <function vowels .* Wrap a function in `FunctionJudge"):
+        run(tmp_path, judges=[vowels])
+
+    class Comparing(Judge):  # as the judge behind a URL is
+        name, identity = "gold", {}
+
+    with pytest.raises(TypeError, match="`judges` holds .*Comparing .* what only compares two texts cannot judge"):
+        run(tmp_path, judges=[Comparing()])
+
+    class Short(Comparing):
+        def score(self, prompts, completions):
+            return [1.0]
+
+    with pytest.raises(ValueError, match="Got 4 `completions` and 1 `scores`"):
+        run(tmp_path / "short", judges=[Short()], alphas=[1.0], temperatures_times_alpha=None)
     with pytest.raises(TypeError, match="`pair` must be a ContrastivePairForCausalLM, got LlamaForCausalLM"):
         run(tmp_path, tiny_model("llama", vocab_size=len(TOKENIZER)))
     with pytest.raises(TypeError, match="`pair` must be a ContrastivePairForCausalLM, got LlamaForCausalLM"):
@@ -529,6 +544,7 @@ def test_the_command(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)  # the world takes three minutes of two cores that have nothing else to do
 def test_the_sandbox_is_swept(tmp_path, capsys):
     assert main(["sweep", "--sandbox_dir", str(tmp_path), "--num_prompts", "60"]) == 0
     printed = capsys.readouterr().out

@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import datasets
 from tqdm.auto import tqdm
@@ -17,13 +17,14 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from ...journal import Journal
 from ...pair import ContrastivePairForCausalLM
 from ...rewards import ImplicitReward
-from ...rewards.likelihood import completion_logps
+from ...rewards.likelihood import check_lengths, completion_logps
 from ..divergence import measure_completions
 from .settings import Setting
 
 Measure = Callable[[Setting, datasets.Dataset], list[dict]]
 
 
+@runtime_checkable
 class ScoringJudge(Protocol):
     """An explicit reward, such as a [`RewardModelJudge`]: more is better."""
 
@@ -89,6 +90,7 @@ def by_other_model(
 def by_judge(judge: ScoringJudge, _: Setting, rows: datasets.Dataset) -> list[dict]:
     """The explicit reward."""
     scores = judge.score(rows["prompt"][:], rows["completion"][:])
+    check_lengths(completions=rows["completion"][:], scores=scores)
     return [{judge.name: math.nan if score is None else float(score)} for score in scores]
 
 

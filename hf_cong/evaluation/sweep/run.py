@@ -115,7 +115,7 @@ def run_sweep(
         `dict`: `recommendation` (see [`recommend`]), `summary` (the rows of `summary.csv`) and `counts`.
 
     Raises:
-        TypeError: if `pair` is no pair.
+        TypeError: if `pair` is no pair, or a judge cannot score.
         ValueError: if a setting is out of range or comes twice, a prompt is refused, a judge gives no finite number,
             or `output_dir` holds another run.
         RuntimeError: if another process is writing to `output_dir`.
@@ -211,6 +211,12 @@ def run_sweep(
 
 
 def _judge_names(judges: Sequence[ScoringJudge]) -> list[str]:
+    for judge in judges:
+        if not isinstance(judge, ScoringJudge):
+            raise TypeError(
+                f"`judges` holds {repr(judge)[:80]}; each needs `name`, `identity` and `score(prompts, completions)`. "
+                "Wrap a function in `FunctionJudge(name, function)`; what only compares two texts cannot judge here."
+            )
     names = [judge.name for judge in judges]
     files = [file_name(name) for name in names]
     if len(set(files)) < len(files) or set(names) & set(COLUMNS):
