@@ -151,12 +151,13 @@ def run_evaluation(
             clear_device_cache(garbage_collection=True)
         for scale in scales:
             owing = [name for name in named if (name, scale.title) in ledger.owed]
-            scorer = scale.load() if owing else None
-            for name in owing:
-                ledger.add(name, scale.title, scale.score(written[name], written[baseline], scorer))
-                progress.update()
-            del scorer
-            clear_device_cache(garbage_collection=True)
+            if owing:
+                scorer = scale.load()
+                for name in owing:
+                    ledger.add(name, scale.title, scale.score(written[name], written[baseline], scorer))
+                    progress.update()
+                del scorer
+                clear_device_cache(garbage_collection=True)
         compared = compare(ledger.records, list(named), metrics, baseline)
         settings = {"baseline": baseline, **plan, "dtype": dtype}
         if prompts is not None:

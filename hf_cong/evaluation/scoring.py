@@ -78,7 +78,7 @@ def evaluate_task(
     samples = [{"task": task, **sample} for task, rows in found["samples"].items() for sample in rows]
     measured = {
         "metrics": metrics,
-        "cut": len({sample["doc_hash"] for sample in samples if isinstance(lm, HFLM) and _is_cut(lm, sample)}),
+        "cut": len({(one["task"], one["doc_id"]) for one in samples if isinstance(lm, HFLM) and _is_cut(lm, one)}),
         "num_fewshot": _shared(leaf.get_config("num_fewshot") for leaf in loaded.leaves),
         "version": str(found["versions"].get(loaded.name)),
         "parts": {
