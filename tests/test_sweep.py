@@ -473,7 +473,7 @@ def test_what_is_no_pair_or_judge_is_refused(tmp_path):
         def score(self, prompts, completions):
             return [1.0]
 
-    with pytest.raises(ValueError, match="Got 4 `completions` and 1 `scores`"):
+    with pytest.raises(ValueError, match="Got 4 `completions`, 1 `scores`"):
         run(tmp_path / "short", judges=[Short()], alphas=[1.0], temperatures_times_alpha=None)
     with pytest.raises(TypeError, match="`pair` must be a ContrastivePairForCausalLM, got LlamaForCausalLM"):
         run(tmp_path, tiny_model("llama", vocab_size=len(TOKENIZER)))
