@@ -118,8 +118,13 @@ def test_the_implicit_reward_alone_never_recommends_what_costs_fluency():
 
 def test_empty_completions_have_no_fluency():
     records = made(dict.fromkeys((0.3, 0.5, 1.0), 0.0), implicit={0.3: 2.0, 0.5: 1.0})
-    records = {setting: [{**row, "nll": None} for row in rows] for setting, rows in records.items()}
-    assert recommend(records, SERIES, [])["verdict"] == TOO_THIN
+    assert recommend(records, SERIES, [])["alpha"] == 0.3
+    for left in (0, 19, 20):  # texts of which the perplexity is known
+        cut = {
+            setting: [{**row, "nll": row["nll"] if place < left else None} for place, row in enumerate(rows)]
+            for setting, rows in records.items()
+        }
+        assert recommend(cut, SERIES, [])["verdict"] == (RECOMMENDED if left == 20 else TOO_THIN)
 
 
 def test_differences_are_paired_by_prompt_not_by_place():

@@ -26,8 +26,8 @@ RULES = {
         "qualifies if its implicit reward per token is above that of the policy alone (α = 1 on its curve) and its "
         "perplexity is shown to be at most 5% above it, by paired intervals that hold together with 95%. Of those, "
         "the one with the most implicit reward per token is recommended. If there is none, and below "
-        f"{MIN_PROMPTS} prompts, the evidence is too thin. Text that repeats has a low perplexity too: look at "
-        "distinct-2 before you follow this."
+        f"{MIN_PROMPTS} prompts with a text, the evidence is too thin. Text that repeats has a low perplexity too: "
+        "look at distinct-2 before you follow this."
     ),
 }
 
@@ -94,12 +94,16 @@ def difference(
     Returns:
         [`Interval`], `None` if no prompt is left.
     """
-    others = {record["prompt_id"]: record[name] for record in records[baseline]}
-    pairs = [(record[name], others[record["prompt_id"]]) for record in records[setting]]
-    pairs = [pair for pair in pairs if None not in pair]
+    pairs = _pairs(records, name, setting, baseline)
     if not pairs:
         return None
     return paired_difference(*zip(*pairs, strict=True), confidence=1 - 0.05 / comparisons)
+
+
+def _pairs(records: Records, name: str, setting: Setting, baseline: Setting) -> list[tuple[float, float]]:
+    others = {record["prompt_id"]: record[name] for record in records[baseline]}
+    pairs = [(record[name], others[record["prompt_id"]]) for record in records[setting]]
+    return [pair for pair in pairs if None not in pair]
 
 
 def _by_reward(records: Records, series: Series, basis: str) -> tuple[list[Setting], bool, str]:
@@ -143,6 +147,7 @@ def _by_fluency(records: Records, series: Series, basis: str) -> tuple[list[Sett
     alone = {setting: other for setting, other in policy_alone(series).items() if other not in (None, setting)}
     if not alone:
         return [], False, "α = 1, the policy alone, was not measured, so there is nothing to compare fluency with."
+    alone = {s: other for s, other in alone.items() if len(_pairs(records, "nll", s, other)) >= MIN_PROMPTS}
     gains, costs = (
         {
             setting: difference(records, name, setting, other, comparisons=2 * len(alone))
@@ -150,10 +155,10 @@ def _by_fluency(records: Records, series: Series, basis: str) -> tuple[list[Sett
         }
         for name in (basis, "nll")
     )
-    free = [s for s in alone if gains[s].low > 0 and costs[s] is not None and costs[s].high <= MARGIN]
+    free = [setting for setting in alone if gains[setting].low > 0 and costs[setting].high <= MARGIN]
     free.sort(key=means.get, reverse=True)
     if not free:
-        read = [setting for setting in alone if gains[setting].low > 0 and costs[setting] is not None]
+        read = [setting for setting in alone if gains[setting].low > 0]
         reason = "No setting is shown to gain implicit reward at no more than 5% of perplexity."
         if read:
             least = min(read, key=lambda setting: costs[setting].mean)

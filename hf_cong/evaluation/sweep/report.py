@@ -37,9 +37,9 @@ def summarise(records: Records, series: Series, judges: Sequence[str]) -> list[d
         interval (`_low`, `_high`), and its difference to the policy alone, α = 1 on the same curve, with its own
         (`_gain`, `_gain_low`, `_gain_high`); `perplexity`, over all tokens; `kl`, `kl_sampled`, `same_argmax` and
         `acceptance` per token (see [`token_divergences`]); means of `tokens` and `characters`; `distinct_1` and
-        `distinct_2`; `truncated`, the share cut at the length limit; for every explicit reward its rank correlation
-        over prompts with the implicit reward, in sum and per token (`_spearman`, `_spearman_per_token`). `None` where
-        there is no such number.
+        `distinct_2`; the shares `truncated`, cut at the length limit, and `empty`, without a token; for every explicit
+        reward its rank correlation over prompts with the implicit reward, in sum and per token (`_spearman`,
+        `_spearman_per_token`). `None` where there is no such number.
     """
     alone = policy_alone(series)
     return [_summary(setting, records, alone[setting], judges) for setting in all_settings(series)]
@@ -61,6 +61,7 @@ def _summary(setting: Setting, records: Records, alone: Setting | None, judges: 
     texts = [record["completion"] for record in rows]
     row |= {f"distinct_{n}": distinct_n(texts, n) for n in (1, 2)}
     row["truncated"] = fmean(record["finish_reason"] == "length" for record in rows)
+    row["empty"] = fmean(record["tokens"] == 0 for record in rows)
     for name in judges:
         for suffix, implicit in (("spearman", "implicit_reward"), ("spearman_per_token", IMPLICIT)):
             row[f"{name}_{suffix}"] = spearman(_values(rows, implicit), _values(rows, name))
@@ -157,7 +158,7 @@ def render_sweep(series: Series, judges: Sequence[str], facts: Mapping) -> str:
     ]
     forms = {
         **{"perplexity": ".2f", "kl": ".3f", "kl_sampled": ".3f", "same_argmax": ".0%", "acceptance": ".0%"},
-        **{"distinct_1": ".3f", "distinct_2": ".3f", "tokens": ".1f", "truncated": ".0%"},
+        **{"distinct_1": ".3f", "distinct_2": ".3f", "tokens": ".1f", "truncated": ".0%", "empty": ".0%"},
     }
     second = [
         {"setting": text, **{name: _number(summary[setting][name], form) for name, form in forms.items()}}
