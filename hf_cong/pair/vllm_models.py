@@ -23,6 +23,7 @@ from vllm.sequence import IntermediateTensors
 
 from ..functional import check_alpha, check_beta, contrastive_scores, emulated_fine_tuning_scores
 from .configuration_contrastive_lora_pair import ContrastiveLoraPairConfig
+from .vllm_scoring import announce_scoring, is_scoring
 
 # Tested, exact. Another architecture joins when its attention is an `Attention` named `attn` and its projections are
 # those of `_FUSED`.
@@ -261,8 +262,8 @@ class ContrastivePairForCausalLM(nn.Module):
     prompt embeddings, quantization and pooling are refused.
 
     α and τ belong to the engine (`--hf-overrides`). vLLM shows a model nothing of a request, so an `alpha` among a
-    request's extra arguments is neither used nor refused. All logits are those of the plausible set, the ones behind
-    `prompt_logprobs` too: to score given text, start an engine with `plausibility_threshold` 0.
+    request's extra arguments is neither used nor refused. What is sampled comes from the plausible set;
+    `prompt_logprobs` are those of all tokens, as `forward` of the pair gives them.
     """
 
     trunk_class = PairTrunk
@@ -288,6 +289,7 @@ class ContrastivePairForCausalLM(nn.Module):
         self.config = model_config.hf_config
         self.settings = self._settings()
         self.trunk = self.trunk_class(vllm_config=vllm_config, prefix=prefix)
+        announce_scoring()
         if vllm_config.compilation_config.mode != CompilationMode.NONE:
             # Few kernels instead of many, and none of the eager check for hopeless rows, which waits for the device
             # at every step and would let one request stop the engine.
@@ -311,11 +313,11 @@ class ContrastivePairForCausalLM(nn.Module):
         return self.trunk(input_ids, positions, intermediate_tensors, inputs_embeds)
 
     def compute_logits(self, hidden_states: Tensor) -> Tensor | None:
-        """Scores on the plausible set, of the rows that are sampled: `(N, H_of_all_stacks)` to `(N, V)`, float32."""
+        """Rows to sample from, on the plausible set, or of prompts: `(N, H_of_all_stacks)` to `(N, V)`, float32."""
         logits = self.trunk.member_logits(hidden_states)
         if logits[0] is None:  # under tensor parallelism some platforms gather logits on the first rank alone
             return None
-        return self.scores(*logits, **self.settings)
+        return self.scores(*logits, **self.settings, mask=not is_scoring())
 
     def load_weights(self, weights: Iterable[tuple[str, Tensor]]) -> set[str]:
         return AutoWeightsLoader(self).load_weights(weights, mapper=WeightsMapper(orig_to_new_prefix={"": "trunk."}))

@@ -16,6 +16,7 @@ pytest.importorskip("lm_eval", reason="lm-eval is not installed")
 from lm_eval.models.vllm_causallms import VLLM
 from vllm.distributed import cleanup_dist_env_and_memory
 
+from hf_cong.pair import vllm_models
 from tests.lm.harness import TOKENIZER, answers, by_hand, furthest, save
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
@@ -38,15 +39,17 @@ def whole_characters(texts):
     return [text.rstrip("\N{REPLACEMENT CHARACTER}") for text in texts]
 
 
-def test_stock_vllm_on_a_saved_pair(tmp_path):
-    """An engine has one τ for all it computes: likelihoods take τ = 0, generations the pair's own."""
+def test_stock_vllm_on_a_saved_pair(tmp_path, monkeypatch):
+    """Likelihoods are unmasked, generations are on the plausible set, from one engine."""
     members = tiny_pair("qwen2", **{**saved_in_vllm.SHAPE, "vocab_size": len(TOKENIZER)})
     pair = ContrastivePairForCausalLM.from_pair(*members, alpha=0.3, plausibility_threshold=0.2)
     directory = save(tmp_path, pair=pair)["pair"]
     scored, rolled, written = by_hand(members, alpha=0.3, plausibility_threshold=0.2)
-    own = in_vllm(directory)
-    assert whole_characters(own[2]) == whole_characters(written)
-    assert own[1][0] < -1e3  # the control: tokens outside the plausible set count as impossible
+    got = in_vllm(directory)
+    assert whole_characters(got[2]) == whole_characters(written)
+    assert furthest((*got[:2], written), (scored, rolled, written)) < 1e-3
+    # Controls: one τ for all that an engine computes would be seen, on either side.
     unmasked = in_vllm(directory, hf_overrides={"plausibility_threshold": 0.0})
-    assert furthest((*unmasked[:2], written), (scored, rolled, written)) < 1e-3
     assert whole_characters(unmasked[2]) != whole_characters(written)
+    monkeypatch.setattr(vllm_models, "is_scoring", lambda: False)
+    assert in_vllm(directory)[1][0] < -1e3  # tokens outside the plausible set count as impossible

@@ -135,9 +135,25 @@ def constrained(members, ids, words):
     return [*written, tokenizer.eos_token_id]
 
 
+@pytest.mark.parametrize("engine", [{}, CHUNKED], ids=["whole", "chunked"])
+def test_prompts_are_scored_without_the_plausible_set(kind, engine):
+    """Of the very rows that are written on the plausible set, in the same steps."""
+    members, directory, written = kind
+    scored = generate(directory, (PROMPTS, {**GREEDY, "prompt_logprobs": 0}), **engine)["batches"][0]
+    assert tokens(scored) == written
+    implausible = 0
+    for ids, output in zip(PROMPTS, scored, strict=True):
+        unmasked = [
+            logps(members, ids[:place], plausibility_threshold=0.0)[ids[place]].item() for place in range(1, len(ids))
+        ]
+        masked = [logps(members, ids[:place])[ids[place]].item() for place in range(1, len(ids))]
+        assert output["prompt_logprobs"] == pytest.approx(unmasked, abs=1e-3)
+        implausible += sum(score < -1e3 for score in masked)
+    assert implausible  # the control: masks would be seen
+
+
 def test_settings_by_overrides(kind):
     members, directory, written = kind
-    # Without a plausible set, the prompt's log-probabilities are its likelihood.
     settings = {**({"alpha": 0.7} if len(members) == 2 else {"beta": 2.0}), "plausibility_threshold": 0.0}
     want = expected(*members, **settings)
     assert want != written
