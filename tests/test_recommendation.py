@@ -145,7 +145,7 @@ def test_differences_are_paired_by_prompt_not_by_place():
 
 
 def test_curves_meet_at_the_policy_alone():
-    series = sweep_settings((1, 0.0, 0.4), (0.1, 0), (0.8,), (0.8, 1.0))
+    series = sweep_settings(np.array([1, 0.0, 0.4]), iter((0.1, 0)), (0.8,), (0.8, 1.0))
     assert list(series) == [f"T = {t}, τ = {tau}" for tau in ("0.1", "0") for t in ("0.8", "0.8·α", "1·α")]
     assert list(series["T = 0.8, τ = 0.1"]) == [0.0, 0.4, 1.0] and list(series["T = 0.8·α, τ = 0"]) == [0.4, 1.0]
     settings = all_settings(series)

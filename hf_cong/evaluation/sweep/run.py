@@ -124,7 +124,12 @@ def run_sweep(
     """
     if temperatures is None and temperatures_times_alpha is None:
         temperatures = temperatures_times_alpha = (0.8,)
-    series = sweep_settings(alphas, plausibility_thresholds, temperatures or (), temperatures_times_alpha or ())
+    series = sweep_settings(
+        alphas,
+        plausibility_thresholds,
+        () if temperatures is None else temperatures,
+        () if temperatures_times_alpha is None else temperatures_times_alpha,
+    )
     settings = all_settings(series)
     decoding = {"max_new_tokens": max_new_tokens, "top_p": top_p, "top_k": top_k}
     for setting in settings:  # refused before anything is written

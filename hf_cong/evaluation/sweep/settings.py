@@ -49,14 +49,15 @@ def sweep_settings(
         ValueError: if nothing is given, something comes twice, or a number is out of range.
     """
     axes = {
-        "alphas": alphas,
-        "plausibility_thresholds": plausibility_thresholds,
-        "temperatures": temperatures,
-        "temperatures_times_alpha": temperatures_times_alpha,
+        "alphas": list(alphas),
+        "plausibility_thresholds": list(plausibility_thresholds),
+        "temperatures": list(temperatures),
+        "temperatures_times_alpha": list(temperatures_times_alpha),
     }
     for name, values in axes.items():
         if len(set(values)) < len(values):
-            raise ValueError(f"`{name}` must hold each number once, got {repr(list(values))[:80]}. Drop the repeated.")
+            raise ValueError(f"`{name}` must hold each number once, got {repr(values)[:80]}. Drop the repeated.")
+    alphas, plausibility_thresholds, temperatures, temperatures_times_alpha = axes.values()
     if not alphas or not plausibility_thresholds or not (temperatures or temperatures_times_alpha):
         raise ValueError("A sweep needs at least one of `alphas`, one threshold and one temperature. Name them.")
     for alpha in alphas:
