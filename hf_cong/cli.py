@@ -36,8 +36,9 @@ def demo(argv: list[str]):
 def check_pair(argv: list[str]) -> int:
     from itertools import takewhile
 
-    from .evaluation.check_pair import check_pair
-    from .recipes import CheckPairArguments, parse
+    from .arguments import CheckPairArguments
+    from .evaluation.pair_check import check_pair
+    from .recipes import parse
 
     names = list(takewhile(lambda arg: not arg.startswith("-"), argv))
     if len(names) > 2:
@@ -98,9 +99,10 @@ def train(argv: list[str]):
 def generate(argv: list[str]):
     from transformers import AutoTokenizer
 
+    from .arguments import GenerateArguments
     from .engines.named import named_engine
     from .generation import generate_completions
-    from .recipes import GenerateArguments, parse
+    from .recipes import parse
 
     (args,) = parse((GenerateArguments,), argv, prog="hf-cong generate")
     names = ("reference", "base", "alpha", "beta", "plausibility_threshold", "dtype")
@@ -136,8 +138,9 @@ def generate(argv: list[str]):
 def search(argv: list[str]):
     from transformers import AutoTokenizer
 
+    from .arguments import SearchArguments
     from .engines.named import named_engine
-    from .recipes import SearchArguments, parse
+    from .recipes import parse
     from .rewards import ImplicitReward
     from .search.run import run_search
 
@@ -170,10 +173,11 @@ def search(argv: list[str]):
 
 
 def sweep(argv: list[str]):
+    from .arguments import SweepArguments
     from .engines.named import named_engine
     from .evaluation.judges import RewardModelJudge
     from .evaluation.sweep import run_sweep
-    from .recipes import SweepArguments, parse
+    from .recipes import parse
 
     (args,) = parse((SweepArguments,), argv, prog="hf-cong sweep")
     judges, defaults = [], {"max_new_tokens": 512, "batch_size": 8}
@@ -208,9 +212,10 @@ def sweep(argv: list[str]):
 
 
 def evaluate(argv: list[str]):
+    from .arguments import EvaluateArguments
+    from .evaluation.comparison import run_evaluation
     from .evaluation.judges import named_judge
-    from .evaluation.run import run_evaluation
-    from .recipes import EvaluateArguments, parse
+    from .recipes import parse
 
     (args,) = parse((EvaluateArguments,), argv, prog="hf-cong evaluate")
     judge = args.judge and named_judge(args.judge, dtype=args.dtype, batch_size=args.batch_size)
@@ -220,8 +225,9 @@ def evaluate(argv: list[str]):
 
 
 def build(argv: list[str]):
+    from .arguments import BuildArguments
     from .preferences import build_preference_dataset, build_sft_dataset
-    from .recipes import BuildArguments, parse
+    from .recipes import parse
 
     (args,) = parse((BuildArguments,), argv, prog="hf-cong build")
     options = {"output_dir": args.output_dir, "drop_truncated": args.drop_truncated}
@@ -233,9 +239,10 @@ def build(argv: list[str]):
 
 
 def judge(argv: list[str]):
+    from .arguments import JudgeArguments
     from .evaluation.judges import named_judge
-    from .evaluation.judging import check_systems, run_judge
-    from .recipes import JudgeArguments, parse
+    from .evaluation.judges.run import check_systems, run_judge
+    from .recipes import parse
 
     (args,) = parse((JudgeArguments,), argv, prog="hf-cong judge")
     check_systems(args.systems, args.baseline)  # before a judge is asked what it is
@@ -247,8 +254,9 @@ def judge(argv: list[str]):
 
 
 def export(argv: list[str]):
-    from .evaluation.exports import export_completions
-    from .recipes import ExportArguments, parse
+    from .arguments import ExportArguments
+    from .evaluation.judges.exports import export_completions
+    from .recipes import parse
 
     (args,) = parse((ExportArguments,), argv, prog="hf-cong export")
     path, counts = export_completions(**vars(args))
@@ -261,8 +269,9 @@ def export(argv: list[str]):
 
 
 def compress(argv: list[str]):
+    from .arguments import CompressArguments
     from .compress import compress_pair, report_table
-    from .recipes import CompressArguments, parse
+    from .recipes import parse
 
     (args,) = parse((CompressArguments,), argv, prog="hf-cong compress")
     report = compress_pair(**vars(args))
@@ -273,8 +282,9 @@ def compress(argv: list[str]):
 
 
 def bench(argv: list[str]):
+    from .arguments import BenchArguments
     from .bench import run_bench
-    from .recipes import BenchArguments, parse
+    from .recipes import parse
 
     (args,) = parse((BenchArguments,), argv, prog="hf-cong bench")
     run_bench(**vars(args))

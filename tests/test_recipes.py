@@ -7,8 +7,9 @@ import pytest
 from trl import ModelConfig, ScriptArguments
 
 from hf_cong import ConGConfig
+from hf_cong.arguments import BuildArguments, GenerateArguments, SearchArguments
 from hf_cong.cli import main
-from hf_cong.recipes import BuildArguments, GenerateArguments, SearchArguments, parse
+from hf_cong.recipes import parse
 from hf_cong.search.run import METHODS
 
 ALL = Path(__file__).parents[1] / "recipes"

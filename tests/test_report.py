@@ -6,16 +6,8 @@ import pytest
 from PIL import Image
 
 from hf_cong.evaluation.text_metrics import distinct_n
-from hf_cong.report.plots import (
-    plot_bands,
-    plot_curves,
-    plot_differences,
-    plot_front,
-    plot_scatter,
-    plot_stages,
-    plot_sweep,
-    plot_win_matrix,
-)
+from hf_cong.report.comparisons import plot_differences, plot_win_matrix
+from hf_cong.report.plots import plot_bands, plot_curves, plot_front, plot_scatter, plot_stages, plot_sweep
 from hf_cong.report.statistics import Interval, mean_interval, spearman
 from hf_cong.report.tables import render_table
 

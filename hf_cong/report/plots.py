@@ -1,26 +1,16 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""Pictures of an evaluation, from numbers and labels alone.
+"""Pictures of one method or several, from numbers and labels alone."""
 
-PNG files that are readable at a width of 800 pixels, in colours that colour-blind readers can tell apart (Okabe and
-Ito 2008).
-"""
-
-import textwrap
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator
 
+from .drawing import COLOURS, MARKERS, WIDTH, error_lengths, legend_below, new_figure, save, style_axes, wrap
 from .statistics import Interval, spearman
-
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C8C8C")
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
-_WIDTH = 8.0  # inches, at 150 dots per inch
 
 
 def plot_stages(
@@ -45,11 +35,11 @@ def plot_stages(
         xlabel (`str`):
             Quantity and unit.
     """
-    figure, axes = _figure(0.42 * len(stages) + 1.5, title, xlabel, "")
+    figure, axes = new_figure(0.42 * len(stages) + 1.5, title, xlabel, "")
     places = np.arange(len(stages))
     means = np.array([interval.mean for interval in stages.values()])
     axes.barh(places, means, height=0.62, color=COLOURS[5], label="mean over prompts")
-    errors = _errors(stages.values())
+    errors = error_lengths(stages.values())
     axes.errorbar(means, places, xerr=errors, fmt="none", color=COLOURS[6], capsize=3, label="95% interval")
     for place, label, right in zip(places, stages, means + errors[1], strict=True):
         dots = axes.plot(seeds[label], [place] * len(seeds[label]), "o", color=COLOURS[1], markersize=4, alpha=0.9)
@@ -62,13 +52,13 @@ def plot_stages(
             fontsize=10,
         )
     dots[0].set_label("one seed")
-    axes.set_yticks(places, [_wrap(label, 24) for label in stages])
+    axes.set_yticks(places, [wrap(label, 24) for label in stages])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlim(left=0)
     axes.grid(axis="y", visible=False)
-    _legend_below(figure, axes)
-    _save(figure, path)
+    legend_below(figure, axes)
+    save(figure, path)
 
 
 def plot_scatter(
@@ -94,18 +84,18 @@ def plot_scatter(
     every = [np.concatenate([group[axis] for group in groups.values()]) for axis in (0, 1)]
     columns = min(3, len(groups))
     rows = -(-len(groups) // columns)
-    figure = Figure(figsize=(_WIDTH, 2.3 * rows + 1.2), dpi=150, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 2.3 * rows + 1.2), dpi=150, layout="constrained")
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).ravel()
     for axes, (label, (x, y)) in zip(panels, groups.items(), strict=False):
         axes.scatter(*every, s=5, color="#D5D5D5", linewidths=0)
         axes.scatter(x, y, s=9, color=COLOURS[0], alpha=0.35, linewidths=0)
-        _style(axes, _wrap(f"{label}\n{_rho(x, y)}", 32), "", "", fontsize=10)
+        style_axes(axes, wrap(f"{label}\n{_rho(x, y)}", 32), "", "", fontsize=10)
     for axes in panels[len(groups) :]:
         axes.set_axis_off()
-    figure.suptitle(_wrap(f"{title}\nAll {len(every[0])} samples (grey): {_rho(*every)}", 76), fontsize=12)
-    figure.supxlabel(_wrap(xlabel, 72), fontsize=11)
-    figure.supylabel(_wrap(ylabel, 36 if rows == 1 else 50), fontsize=11)
-    _save(figure, path)
+    figure.suptitle(wrap(f"{title}\nAll {len(every[0])} samples (grey): {_rho(*every)}", 76), fontsize=12)
+    figure.supxlabel(wrap(xlabel, 72), fontsize=11)
+    figure.supylabel(wrap(ylabel, 36 if rows == 1 else 50), fontsize=11)
+    save(figure, path)
 
 
 def _rho(x: Sequence[float], y: Sequence[float]) -> str:
@@ -139,13 +129,13 @@ def plot_sweep(
         xlabel, ylabel (`str`):
             Quantities and units.
     """
-    figure, axes = _figure(4.6, title, xlabel, ylabel)
+    figure, axes = new_figure(4.6, title, xlabel, ylabel)
     points = dict(sorted(points.items()))
     means = [interval.mean for interval in points.values()]
     axes.errorbar(
         list(points),
         means,
-        yerr=_errors(points.values()),
+        yerr=error_lengths(points.values()),
         fmt="o-",
         color=COLOURS[0],
         markersize=9,
@@ -159,8 +149,8 @@ def plot_sweep(
     for number, (label, height) in enumerate(references.items()):
         axes.axhline(height, color=COLOURS[2 + number], linestyle=styles[number % 3], linewidth=1.8, label=label)
     axes.set_xticks(list(points))
-    _legend_below(figure, axes)
-    _save(figure, path)
+    legend_below(figure, axes)
+    save(figure, path)
 
 
 def plot_front(
@@ -183,14 +173,14 @@ def plot_front(
         xlabel, ylabel (`str`):
             Quantities and units, and which way is better.
     """
-    figure, axes = _figure(5.6, title, xlabel, ylabel)
+    figure, axes = new_figure(5.6, title, xlabel, ylabel)
     for number, (label, (x, y)) in enumerate(points.items()):
         colour, marker = COLOURS[number % 8], MARKERS[(number + number // 8) % 8]
         axes.errorbar(
             x.mean,
             y.mean,
-            xerr=_errors([x]),
-            yerr=_errors([y]),
+            xerr=error_lengths([x]),
+            yerr=error_lengths([y]),
             fmt=marker,
             color=colour,
             ecolor=colour,
@@ -198,8 +188,8 @@ def plot_front(
             markersize=8,
             label=label,
         )
-    _legend_below(figure, axes)
-    _save(figure, path)
+    legend_below(figure, axes)
+    save(figure, path)
 
 
 def plot_curves(
@@ -231,9 +221,9 @@ def plot_curves(
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     settings = sorted({x for curves in panels.values() for points in curves.values() for x in points})
     step = min((after - before for before, after in pairwise(settings)), default=1.0)
-    figure = Figure(figsize=(_WIDTH, 3.6 + 0.25 * len(labels)), dpi=150, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 3.6 + 0.25 * len(labels)), dpi=150, layout="constrained")
     for axes, (ylabel, curves) in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels.items(), strict=True):
-        _style(axes, "", _wrap(xlabel, 36), ylabel, fontsize=11)
+        style_axes(axes, "", wrap(xlabel, 36), ylabel, fontsize=11)
         if logarithmic:
             axes.set_xscale("log", base=2)
         ends = [end for points in curves.values() for point in points.values() for end in point]
@@ -258,9 +248,9 @@ def plot_curves(
             )
         axes.set_xticks(settings, [f"{x:g}" for x in settings])
         axes.minorticks_off()
-    figure.suptitle(_wrap(title, 76), fontsize=12)
-    _legend_below(figure, axes)
-    _save(figure, path)
+    figure.suptitle(wrap(title, 76), fontsize=12)
+    legend_below(figure, axes)
+    save(figure, path)
 
 
 def plot_ranks(
@@ -284,15 +274,15 @@ def plot_ranks(
             What is shown.
     """
     measured = "kl" in points[0]
-    figure = Figure(figsize=(_WIDTH, 4.8), dpi=150, layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.8), dpi=150, layout="constrained")
     panels = figure.subplots(1, 1 + measured, squeeze=False)[0]
-    _style(panels[0], "Weights", "rank", "share of the squared weight difference", fontsize=11)
+    style_axes(panels[0], "Weights", "rank", "share of the squared weight difference", fontsize=11)
     for number, (label, shares) in enumerate(curves.items()):
         colour, style = (COLOURS[6], 2.8) if number == 0 else (COLOURS[(0, 1, 2, 3, 4, 5, 7)[(number - 1) % 7]], 1.4)
         panels[0].plot(range(1, len(shares) + 1), shares, color=colour, linewidth=style, label=label)
     panels[0].set_ylim(0, 1.03)
     if measured:
-        _style(panels[1], "Text", "rank", "KL(exact ‖ approximate), nats per token", fontsize=11)
+        style_axes(panels[1], "Text", "rank", "KL(exact ‖ approximate), nats per token", fontsize=11)
         ranks = [row for row in points if row["rank"] not in (0, "full")]
         places = [row["rank"] for row in ranks]
         for number, name in enumerate(("p95", "mean", "median")):
@@ -309,10 +299,10 @@ def plot_ranks(
     for axes in panels:
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-    figure.suptitle(_wrap(title, 76), fontsize=12)
+    figure.suptitle(wrap(title, 76), fontsize=12)
     for axes in panels:
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False, fontsize=9)
-    _save(figure, path)
+    save(figure, path)
 
 
 def plot_bands(
@@ -338,178 +328,16 @@ def plot_bands(
         xlabel, ylabel (`str`):
             Quantities and units.
     """
-    figure, axes = _figure(4.0 + 0.25 * (len(curves) + len(levels)), title, xlabel, ylabel)
+    figure, axes = new_figure(4.0 + 0.25 * (len(curves) + len(levels)), title, xlabel, ylabel)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     for number, (label, points) in enumerate(curves.items()):
         colour, means = COLOURS[number % 8], np.array([interval.mean for interval in points.values()])
-        below, above = _errors(points.values())
+        below, above = error_lengths(points.values())
         axes.fill_between(list(points), means - below, means + above, color=colour, alpha=0.18, linewidth=0)
         axes.plot(list(points), means, "o-", color=colour, markersize=4, label=label)
     for number, (label, level) in enumerate(levels.items(), len(curves)):
-        colour, (below, above) = COLOURS[number % 8], _errors([level])
+        colour, (below, above) = COLOURS[number % 8], error_lengths([level])
         axes.axhspan(level.mean - below[0], level.mean + above[0], color=colour, alpha=0.18, linewidth=0)
         axes.axhline(level.mean, linestyle="--", color=colour, label=label)
-    _legend_below(figure, axes)
-    _save(figure, path)
-
-
-def plot_win_matrix(
-    names: Sequence[str],
-    rates: Sequence[Sequence[float | None]],
-    ties: Sequence[Sequence[float | None]],
-    path: str | Path,
-    *,
-    title: str,
-) -> None:
-    """Every system against every other: how often the row wins, a tie counting half, and how often they tie.
-
-    Args:
-        names (`Sequence[str]`):
-            Label of each system, in the order of rows and columns.
-        rates (`Sequence[Sequence[float | None]]`):
-            Row by row, the [`WinRate.rate`] of the row's system over the column's; `None` where they were not
-            compared. The diagonal is not looked at.
-        ties (`Sequence[Sequence[float | None]]`):
-            The share of the prompts that are ties.
-        path (`str` or `Path`):
-            PNG file to write.
-        title (`str`):
-            What is shown.
-
-    Raises:
-        ValueError: if the rows and columns are not as many as the names.
-    """
-    size = len(names)
-    for name, table in (("rates", rates), ("ties", ties)):
-        if [len(row) for row in table] != [size] * size:
-            found = [len(row) for row in table]
-            raise ValueError(f"`{name}` must have {size} rows of {size}, one for each name, got rows of {found}.")
-    shares = np.array(rates, dtype=np.float64)
-    np.fill_diagonal(shares, np.nan)
-    figure, axes = _figure(min(6.6, 1.5 + 0.75 * size), title, "", "")
-    colours = LinearSegmentedColormap.from_list("wins", [COLOURS[1], "#FFFFFF", COLOURS[0]])
-    colours = colours.with_extremes(bad="#EEEEEE")
-    # Wider than any share, so that no cell is too dark for its text.
-    image = axes.imshow(shares, cmap=colours, vmin=-0.3, vmax=1.3, aspect="auto")
-    for row, column in np.argwhere(np.isfinite(shares)):
-        text = f"{shares[row, column]:.0%}\n({ties[row][column]:.0%})"
-        axes.text(column, row, text, ha="center", va="center", fontsize=min(11, 105 / size))
-    upright = size > 7
-    axes.set_xticks(range(size), [_wrap(name, 22 if upright else 14) for name in names], rotation=90 * upright)
-    axes.set_yticks(range(size), [_wrap(name, 22) for name in names])
-    axes.tick_params(length=0)
-    axes.grid(visible=False)
-    axes.spines[["left", "bottom"]].set_visible(False)
-    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1), pad=0.02, aspect=30, label="win rate of the row")
-    bar.ax.set_ylim(0, 1)
-    bar.outline.set_visible(False)
-    figure.supxlabel("share of the prompts that the row wins, a tie counting half (in brackets: ties)", fontsize=11)
-    _save(figure, path)
-
-
-def plot_differences(
-    path: str | Path,
-    differences: Mapping[str, Mapping[str, Interval | None]],
-    *,
-    baseline: str,
-    title: str,
-) -> None:
-    """A panel for every task, in it how far each system is from the baseline; filled where the interval excludes 0.
-
-    Args:
-        path (`str` or `Path`):
-            PNG file to write.
-        differences (`Mapping[str, Mapping[str, Interval | None]]`):
-            For every task (with its metric and unit) and system, the [`paired_difference`] to the baseline; `None`, or
-            left out, where there is none. A system has one place and colour in all panels.
-        baseline (`str`):
-            Label of the system that is the zero line.
-        title (`str`):
-            What is shown.
-    """
-    systems = list(dict.fromkeys(system for panel in differences.values() for system in panel))
-    columns = min(3, len(differences))
-    rows = -(-len(differences) // columns)
-    figure = Figure(figsize=(_WIDTH, (0.9 + 0.3 * len(systems)) * rows + 1.1), dpi=150, layout="constrained")
-    panels = figure.subplots(rows, columns, sharey=True, squeeze=False).ravel()
-    for axes, (task, panel) in zip(panels, differences.items(), strict=False):
-        _style(axes, _wrap(task, 78 // columns - 2), "", "", fontsize=10)
-        axes.axvline(0, color=COLOURS[6], linewidth=1.2)
-        for place, system in enumerate(systems):
-            interval = panel.get(system)
-            if interval is None:
-                axes.text(
-                    0.02,
-                    place,
-                    "not measured",
-                    transform=axes.get_yaxis_transform(),
-                    va="center",
-                    color="#666666",
-                    fontsize=9,
-                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-                )
-                continue
-            colour = COLOURS[place % 8]
-            axes.errorbar(
-                interval.mean,
-                place,
-                xerr=_errors([interval]),
-                fmt=MARKERS[(place + place // 8) % 8],
-                color=colour,
-                markerfacecolor="white" if interval.low <= 0 <= interval.high else colour,
-                markersize=7,
-                capsize=3,
-            )
-        axes.xaxis.set_major_locator(MaxNLocator(4))
-        axes.margins(x=0.1)
-        axes.grid(axis="y", visible=False)
-    for axes in panels[len(differences) :]:
-        axes.set_axis_off()
-    panels[0].set_yticks(range(len(systems)), [_wrap(system, 22) for system in systems])
-    panels[0].set_ylim(len(systems) - 0.4, -0.6)
-    figure.suptitle(_wrap(title, 76), fontsize=12)
-    figure.supxlabel(_wrap(f"difference to {baseline}, 95% interval (filled: it excludes 0)", 72), fontsize=11)
-    _save(figure, path)
-
-
-def _figure(height: float, title: str, xlabel: str, ylabel: str) -> tuple[Figure, Axes]:
-    # Without pyplot: no global state, no display.
-    figure = Figure(figsize=(_WIDTH, height), dpi=150, layout="constrained")
-    return figure, _style(figure.subplots(), _wrap(title, 76), xlabel, ylabel, fontsize=12)
-
-
-def _style(axes: Axes, title: str, xlabel: str, ylabel: str, *, fontsize: int) -> Axes:
-    axes.set_title(title, loc="left", fontsize=fontsize)
-    axes.set_xlabel(_wrap(xlabel, 72), fontsize=11)
-    axes.set_ylabel(_wrap(ylabel, 44), fontsize=11)
-    axes.grid(color="#DDDDDD", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    return axes
-
-
-def _legend_below(figure: Figure, axes: Axes) -> None:
-    handles, labels = axes.get_legend_handles_labels()
-    columns = 3 if max(map(len, labels)) <= 30 else 2
-    figure.legend(
-        handles,
-        [_wrap(label, 40) for label in labels],
-        loc="outside lower center",
-        ncols=columns,
-        frameon=False,
-        fontsize=10,
-    )
-
-
-def _errors(intervals) -> np.ndarray:
-    """Lengths below and above the means, of shape `(2, number of intervals)`; none where an end is infinite."""
-    lengths = np.array([[i.mean - i.low, i.high - i.mean] for i in intervals]).T
-    return np.where(np.isfinite(lengths), lengths, 0.0)
-
-
-def _wrap(text: str, width: int) -> str:
-    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width))
-
-
-def _save(figure: Figure, path: str | Path) -> None:
-    figure.savefig(path, facecolor="white")
+    legend_below(figure, axes)
+    save(figure, path)

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from scipy import stats
 
 from hf_cong.evaluation.text_metrics import distinct_n
-from hf_cong.report.plots import COLOURS, MARKERS
+from hf_cong.report.drawing import COLOURS, MARKERS
 from hf_cong.report.statistics import Interval
 from hf_cong.report.tables import render_table
 

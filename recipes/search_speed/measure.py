@@ -22,7 +22,7 @@ from transformers import DynamicCache, LlamaConfig, LlamaForCausalLM, PreTrained
 
 from hf_cong import ImplicitReward
 from hf_cong.functional import token_logps
-from hf_cong.report.plots import COLOURS, MARKERS
+from hf_cong.report.drawing import COLOURS, MARKERS
 from hf_cong.report.tables import render_table
 from hf_cong.sampling import warpers
 from hf_cong.search.batches import SearchSettings

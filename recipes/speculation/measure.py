@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from hf_cong import ContrastivePairForCausalLM
 from hf_cong.prompts import encode_prompt
-from hf_cong.report.plots import COLOURS, MARKERS
+from hf_cong.report.drawing import COLOURS, MARKERS
 from hf_cong.report.tables import render_table
 
 POLICY, SIBLING, LOOKUP = "policy", "sibling", "prompt lookup"

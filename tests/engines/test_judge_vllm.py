@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.judges.verdicts import check_served, verdict_model, verdict_tokenizer
+from tests.evaluation.judges.verdicts import check_served, verdict_model, verdict_tokenizer
 from tests.search.served import relaying, serving
 
 os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}

@@ -17,7 +17,7 @@ from lm_eval.models.vllm_causallms import VLLM
 from vllm.distributed import cleanup_dist_env_and_memory
 
 from hf_cong.pair import vllm_models
-from tests.lm.harness import TOKENIZER, answers, by_hand, furthest, save
+from tests.evaluation.lm.harness import TOKENIZER, answers, by_hand, furthest, save
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
 

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from ...report.plots import plot_curves, plot_front, plot_scatter, plot_win_matrix
+from ...report.comparisons import plot_win_matrix
+from ...report.plots import plot_curves, plot_front, plot_scatter
 from ...report.statistics import Interval, mean_interval
 from .recommendation import IMPLICIT, Records
 from .settings import Series, Setting, labels
