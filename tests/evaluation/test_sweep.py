@@ -467,7 +467,7 @@ def test_what_is_no_pair_or_judge_is_refused(tmp_path):
     class Comparing(Judge):  # as the judge behind a URL is
         name, identity = "gold", {}
 
-    with pytest.raises(TypeError, match="`judges` holds .*Comparing .* what only compares two texts cannot judge"):
+    with pytest.raises(TypeError, match="`judges` holds .*; what only compares two texts cannot judge"):
         run(tmp_path, judges=[Comparing()])
 
     class Short(Comparing):
