@@ -8,7 +8,7 @@ from tests.tiny import tiny_pair, tiny_tokenizer
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
-    """The relay before a real server of `letters_model()`. It takes ten seconds to start, so there is one for all."""
+    """The relay before a real server of `letters_model()`. There is one for all."""
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
     with transformers_serve(tmp_path_factory.mktemp("server"), letters_model(), letters_tokenizer()) as relay:

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""A real `transformers serve` of a tiny model, and a relay before it that counts, and can spoil an answer on the way.
+"""A real server of a tiny model, and a relay before it that counts, and can spoil an answer on the way.
 
 `misbehave(number, body)` may spoil the answer to the request of that number: `None` (no), a status, other `bytes`,
 seconds to wait, `"die"`, or a function of the server's answer (a `dict`).
@@ -9,7 +9,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import threading
 import time
 import urllib.error
@@ -83,14 +82,25 @@ def serving(command: list, log: Path):
 
 @contextmanager
 def transformers_serve(root: Path, model, tokenizer):
-    """`transformers serve` of a model; yields the address of its relay, which holds it as `relay.model`."""
-    model.save_pretrained(root / "served")
-    tokenizer.save_pretrained(root / "served")
-    path = str(root / "served")
-    command = [Path(sys.executable).parent / "transformers", "serve", path, "--device", "cpu", "--dtype", "float32"]
-    with serving(command, root / "log") as address, relaying(address) as relay:
-        relay.model = path
-        yield relay
+    """
+    What `transformers serve` runs, in a thread: a process of its own would take ten seconds to import what is here.
+    Yields its relay, which holds the model's path as `relay.model`.
+    """
+    from transformers.cli.serve import Serve
+
+    model.save_pretrained(root)
+    tokenizer.save_pretrained(root)
+    port = free_port()
+    serve = Serve(str(root), device="cpu", dtype="float32", host="127.0.0.1", port=port, non_blocking=True)
+    try:
+        while not serve.server.started:
+            time.sleep(0.02)
+        with relaying(f"http://127.0.0.1:{port}") as relay:
+            # The server lists the models in this process's cache, which is that of other tests.
+            relay.model, relay.listed = str(root), []
+            yield relay
+    finally:
+        serve.kill_server()
 
 
 class Relay(ThreadingHTTPServer):
@@ -99,6 +109,7 @@ class Relay(ThreadingHTTPServer):
     def __init__(self, address):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.address, self.lock = address, threading.Lock()
+        self.listed = None  # models, in place of those that the server lists
         self.reset()
 
     def reset(self):
@@ -140,7 +151,8 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        self._send(*self.server.ask(self.path))
+        listed = self.server.listed
+        self._send(*(self.server.ask(self.path) if listed is None else (200, json.dumps({"data": listed}).encode())))
 
     def do_POST(self):
         server, data = self.server, self.rfile.read(int(self.headers["Content-Length"]))

@@ -9,7 +9,7 @@ from tests.search.served import transformers_serve
 
 @pytest.fixture(scope="session")
 def served(tmp_path_factory):
-    """The relay before a real server of `verdict_model()`. It takes ten seconds to start, so there is one for all."""
+    """The relay before a real server of `verdict_model()`. There is one for all."""
     pytest.importorskip("fastapi")
     pytest.importorskip("uvicorn")
     with transformers_serve(tmp_path_factory.mktemp("server"), verdict_model(), verdict_tokenizer()) as relay:
