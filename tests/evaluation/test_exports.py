@@ -85,6 +85,7 @@ def test_arena_hard_is_its_format_to_the_letter():
         "bold_count": {"**": 3, "__": 1},
     }
     assert first["messages"][-1]["content"]["answer"] == MARKDOWN  # a dict, as its judge reads it
+    assert first["messages"][:-1] == ROWS[-1]["prompt"]  # with the system message, as the benchmark keeps its own
     assert re.fullmatch(r"[2-9A-HJ-NP-Za-km-z]{22}", first["ans_id"])
     assert len({record["ans_id"] for record in records}) == 4
 
@@ -136,6 +137,18 @@ def test_the_command_writes_alpaca_eval(files, capsys):
     assert json.loads((files / "out" / "model_outputs.json").read_text()) == records
 
 
+def test_a_system_message_that_the_format_has_no_place_for_is_told(files, caplog):
+    asked = [{"role": "system", "content": "Be kind."}, *ROWS[1]["prompt"]]
+    rows = [
+        {"prompt": asked, "completion": "a"},
+        {"prompt": [{"role": "user", "content": "Who asked?"}], "completion": "b"},
+    ]
+    (files / "systems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    export_completions(files / "systems.jsonl", format="alpaca_eval", name="tiny", output_dir=files / "out")
+    assert "1 prompts have a system message, for which AlpacaEval's file has no place" in caplog.text
+    assert "Be kind." not in (files / "out" / "model_outputs.json").read_text()
+
+
 def test_the_command_writes_arena_hard(files, capsys):
     argv = ["export", "--completions", str(files / "rows.jsonl"), "--format", "arena_hard", "--name", "tiny-cong"]
     argv += ["--questions", str(files / "question.jsonl")]
@@ -163,7 +176,13 @@ def test_the_command_writes_arena_hard(files, capsys):
         ({"questions": None}, "`questions` is needed"),
         ({"name": "../up"}, "names a file by it"),
         ({"name": ".hidden"}, "names a file by it"),
-        ({"name": " "}, "names a file by it"),
+        ({"name": " "}, "it must be a line of text"),
+        ({"name": "", "format": "alpaca_eval", "questions": None}, "it must be a line of text"),
+        ({"name": "two\nlines"}, "it must be a line of text"),
+        ({"questions": "twice.jsonl"}, "`questions` has 2 records with the `uid` 'q4'"),
+        ({"questions": "none.jsonl"}, "is not a list of records"),
+        ({"questions": "one.json", "format": "alpaca_eval"}, "is not a list of records"),
+        ({"completions": "surrogate.jsonl"}, "must be a string of valid Unicode"),
         ({"questions": "alpaca_eval.json"}, "each needs uid and prompt as texts"),
         ({"questions": "rows.jsonl"}, "each needs uid and prompt as texts"),
         ({"format": "alpaca_eval", "tokenizer": "x"}, "`tokenizer` is for Arena-Hard's style control"),
@@ -172,6 +191,10 @@ def test_the_command_writes_arena_hard(files, capsys):
 )
 def test_refused(files, changes, message):
     (files / "other.jsonl").write_text(json.dumps(ROWS[2]) + "\n")
+    (files / "surrogate.jsonl").write_text(json.dumps({**ROWS[0], "completion": "4\ud83d"}) + "\n")
+    (files / "twice.jsonl").write_text((files / "question.jsonl").read_text() + json.dumps(QUESTIONS[3]) + "\n")
+    (files / "none.jsonl").write_text("")
+    (files / "one.json").write_text(json.dumps(ALPACA[0]))
     values = {"completions": "rows.jsonl", "format": "arena_hard", "name": "tiny", "questions": "question.jsonl"}
     values |= changes
     for name in ("completions", "questions"):

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """What a system answered, by the prompt it answered: from a run of this package, or from any file."""
 
+import re
 from pathlib import Path
 
 import datasets
@@ -9,6 +10,7 @@ from ...journal import read_manifest
 from ...prompts import read_prompts, read_rows
 
 _OF_A_RUN = ("completions.parquet", "results.jsonl")  # of `hf-cong generate` and of `hf-cong search`
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")  # which no tokenizer and no server takes
 
 
 def read_completions(source: datasets.Dataset | list | str | Path) -> dict[str, dict]:
@@ -27,19 +29,20 @@ def read_completions(source: datasets.Dataset | list | str | Path) -> dict[str, 
 
     Raises:
         TypeError: if `source` is of another type.
-        ValueError: if a column is missing, a prompt is invalid or comes twice, a completion is no string, a method is
+        ValueError: if a column is missing, a prompt is invalid or comes twice, a completion is no text, a method is
             needed or unknown, or the run in a folder is not whole.
         FileNotFoundError: if there is no such run or file.
     """
     method = ""
     if isinstance(source, str | Path):
         source, method = locate_completions(source)
-    rows = _of_method([dict(row) for row in read_rows(source, "prompt")], method)
+    rows = _of_method([dict(row) for row in read_rows(source, "prompt", name="completions")], method)
     for index, row in enumerate(rows):
-        if not isinstance(row.get("completion"), str):
+        completion = row.get("completion")
+        if not isinstance(completion, str) or _LONE_SURROGATE.search(completion):
             raise ValueError(
-                f"Row {index} of the completions has the `completion` {repr(row.get('completion'))[:80]}; it must be "
-                "a string. Correct the row, or leave it out."
+                f"Row {index} of the completions has the `completion` {repr(completion)[:80]}; it must be a string of "
+                "valid Unicode. Correct the row, or leave it out."
             )
     named, _ = read_prompts([{"prompt": row.get("prompt")} for row in rows])
     return {

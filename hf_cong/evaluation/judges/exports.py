@@ -6,7 +6,9 @@ Only their own tools give comparable numbers; what is written here is their inpu
 
 import hashlib
 import json
+import logging
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +17,8 @@ from transformers import AutoTokenizer
 from ...journal import replacing
 from ...prompts import read_rows
 from .answers import locate_completions, question_text, read_completions
+
+logger = logging.getLogger(__name__)
 
 FORMATS = ("alpaca_eval", "arena_hard")
 _SHORT_UUID = "23456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
@@ -27,7 +31,7 @@ def to_alpaca_eval(
     Records of AlpacaEval's `model_outputs.json`.
 
     AlpacaEval joins systems by the text of the `instruction`, so a prompt must be the instruction itself: plain text,
-    or the one message of the user.
+    or the one message of the user. It has no place for a system message before that, which is left out.
 
     Args:
         rows (`Iterable[Mapping]`):
@@ -53,7 +57,7 @@ def to_alpaca_eval(
     return [
         {
             "instruction": question["instruction"],
-            "output": outputs[question["instruction"]],
+            "output": outputs[question["instruction"]]["completion"],
             "generator": generator,
             "dataset": question.get("dataset", "alpaca_eval"),
             "datasplit": "eval",
@@ -72,7 +76,7 @@ def to_arena_hard(
     count_tokens: Callable[[str], int] | None = None,
 ) -> list[dict]:
     """
-    Records of Arena-Hard-Auto's `model_answer/<model>.jsonl`.
+    Records of Arena-Hard-Auto's `model_answer/<model>.jsonl`. A system message before the question is kept in them.
 
     Args:
         rows (`Iterable[Mapping]`):
@@ -99,13 +103,15 @@ def to_arena_hard(
     for question in questions:
         if question["prompt"] not in answers:
             continue
-        answer = answers[question["prompt"]]
+        prompt, answer = (answers[question["prompt"]][name] for name in ("prompt", "completion"))
+        if isinstance(prompt, str):
+            prompt = [{"role": "user", "content": prompt}]
         record = {
             "uid": question["uid"],
             "ans_id": _short_uuid(model, question["uid"], answer),
             "model": model,
             "messages": [
-                {"role": "user", "content": question["prompt"]},
+                *({"role": message["role"], "content": message["content"]} for message in prompt),
                 {"role": "assistant", "content": {"answer": answer}},
             ],
             "tstamp": float(answered_at),
@@ -149,8 +155,9 @@ def export_completions(
         how many completions `unasked`, which are left out.
 
     Raises:
-        ValueError: if the format is unknown, `name` cannot be a file's name, the questions are not those of the
-            format, no completion answers one, or the file exists and holds something else.
+        ValueError: if the format is unknown, `name` is not one line of text or cannot be the file's name, the
+            questions are not those of the format, no completion answers one, or the file exists and holds something
+            else.
         FileNotFoundError: if there is no such file.
     """
     if format not in FORMATS:
@@ -161,18 +168,24 @@ def export_completions(
         )
     if format != "arena_hard" and tokenizer is not None:
         raise ValueError(f"`tokenizer` is for Arena-Hard's style control; {format} has none. Leave it out.")
+    if not (name.strip() and name.isprintable()) or (format == "arena_hard" and re.search(r"^\.|[/\\]", name)):
+        raise ValueError(
+            f"`name` is {name[:80]!r}; it must be a line of text. Arena-Hard names a file by it: leave out slashes "
+            "and leading dots there."
+        )
     rows = read_completions(completions).values()
     if format == "alpaca_eval":
+        if count := sum(_begins_with_system(row["prompt"]) for row in rows):
+            logger.warning("%d prompts have a system message, for which AlpacaEval's file has no place.", count)
         asked = None if questions is None else _read_questions(questions, ("instruction",))
         path, key = Path(output_dir) / "model_outputs.json", "instruction"
         records = to_alpaca_eval(rows, name, questions=asked)
         text = json.dumps(records, indent=2) + "\n"
     else:
-        if not name.strip() or name.startswith(".") or re.search(r"[/\\\0]", name):
-            raise ValueError(
-                f"`name` is {name[:80]!r}; Arena-Hard names a file by it. Leave out slashes and leading dots."
-            )
         asked = _read_questions(questions, ("uid", "prompt"))
+        uid, times = Counter(question["uid"] for question in asked).most_common(1)[0]
+        if times > 1:  # the benchmark would keep the last answer alone
+            raise ValueError(f"`questions` has {times} records with the `uid` {uid[:80]!r}. Correct the file.")
         path, key = Path(output_dir) / f"{name}.jsonl", "prompt"
         answered_at = locate_completions(completions)[0].stat().st_mtime
         counter = None if tokenizer is None else _counter(tokenizer)
@@ -193,26 +206,29 @@ def export_completions(
     return path, {"records": len(records), "unanswered": unanswered, "unasked": unasked}
 
 
-def _by_question(rows: Iterable[Mapping]) -> dict[str, str]:
-    """Completions by the text of what they answer."""
+def _by_question(rows: Iterable[Mapping]) -> dict[str, Mapping]:
+    """Rows by the text of what they answer."""
     answers = {}
     for row in rows:
         question = _question(row["prompt"])
-        if answers.setdefault(question, row["completion"]) != row["completion"]:
+        if answers.setdefault(question, row)["completion"] != row["completion"]:
             raise ValueError(f"The prompt {question[:80]!r} has two completions. Pass those of one system, each once.")
     return answers
 
 
 def _question(prompt: str | list[dict]) -> str:
     """The text of a prompt that is one question; a system message before it is the system's own matter."""
-    system = not isinstance(prompt, str) and prompt[0]["role"] == "system"
-    text = question_text(prompt[1:] if system else prompt)
+    text = question_text(prompt[1:] if _begins_with_system(prompt) else prompt)
     if text is None:
         raise ValueError(
             f"The prompt {repr(prompt)[:80]} is not one question; the benchmark's prompts are one message of the user "
             "each. Pass completions of its prompts."
         )
     return text
+
+
+def _begins_with_system(prompt: str | list[dict]) -> bool:
+    return not isinstance(prompt, str) and prompt[0]["role"] == "system"
 
 
 def _read_questions(path: str | Path, needed: tuple[str, ...]) -> list[dict]:
@@ -225,8 +241,10 @@ def _read_questions(path: str | Path, needed: tuple[str, ...]) -> list[dict]:
         except ValueError as error:
             raise ValueError(f"`questions`: {path} is not JSON ({str(error)[:160]}). Correct the file.") from None
     else:
-        questions = [dict(row) for row in read_rows(path, needed[-1])]
-    for index, question in enumerate(questions if isinstance(questions, list) else [questions]):
+        questions = [dict(row) for row in read_rows(path, needed[-1], name="questions")]
+    if not isinstance(questions, list) or not questions:
+        raise ValueError(f"`questions`: {path} is not a list of records. Pass the benchmark's own file.")
+    for index, question in enumerate(questions):
         if not isinstance(question, dict) or not all(isinstance(question.get(name), str) for name in needed):
             raise ValueError(
                 f"`questions`: record {index} of {path} is {repr(question)[:80]}; each needs {' and '.join(needed)} "

@@ -39,7 +39,7 @@ class Judge:
 
         Returns:
             `list[dict]`: for each prompt the `share` that the first wins, `1.0`, `0.5` (a tie) or `0.0`, or `None` if
-            the judge gave no verdict that can be read; and what else the judge said.
+            the judge gave no verdict; and what else it said.
         """
         raise NotImplementedError
 

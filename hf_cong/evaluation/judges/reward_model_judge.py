@@ -2,6 +2,7 @@
 """A reward model as a judge: the completion with the higher score is better."""
 
 import contextlib
+import logging
 import math
 from collections.abc import Iterator
 
@@ -25,6 +26,8 @@ from ...rewards.likelihood import evaluating
 from .answers import question_text
 from .judge import Judge, check_texts
 
+logger = logging.getLogger(__name__)
+
 
 class RewardModelJudge(Judge):
     """
@@ -32,7 +35,8 @@ class RewardModelJudge(Judge):
 
     Prompt and completion go through the chat template as a conversation; plain text is a message of the user. A
     tokenizer without a template must be one of sentence pairs, such as DeBERTa's. Each text is scored once and alone,
-    so the order of two completions plays no part, and in float32 its score does not depend on the batch.
+    so the order of two completions plays no part, and in float32 its score does not depend on the batch. A text that
+    is longer than the model's context is not cut: it has no score, and a warning says how many have none.
 
     A head of one's own, such as ArmoRM's, is code that comes with the checkpoint. It runs only with
     `trust_remote_code=True`, and must give one score for a text in its `logits`.
@@ -90,13 +94,18 @@ class RewardModelJudge(Judge):
         }
 
     def verdicts(self, prompts: list, first: list[str], second: list[str]) -> list[dict]:
-        """See [`Judge.verdicts`]; with the `scores` of both. Equal scores, and so equal completions, are a tie."""
+        """
+        See [`Judge.verdicts`]; with the `scores` of both. Equal scores, and so equal completions, are a tie. Where one
+        has no score there is no verdict.
+        """
         check_texts(prompts, first=first, second=second)
         scores = self.score([*prompts, *prompts], [*first, *second])
         pairs = zip(scores[: len(prompts)], scores[len(prompts) :], strict=True)
-        return [{"share": 0.5 + 0.5 * ((a > b) - (a < b)), "scores": [a, b]} for a, b in pairs]
+        return [
+            {"share": None if None in (a, b) else 0.5 + 0.5 * ((a > b) - (a < b)), "scores": [a, b]} for a, b in pairs
+        ]
 
-    def score(self, prompts: list, completions: list[str]) -> list[float]:
+    def score(self, prompts: list, completions: list[str]) -> list[float | None]:
         """
         The model's score of each completion of its prompt.
 
@@ -105,11 +114,11 @@ class RewardModelJudge(Judge):
             completions (`list[str]`): The completions.
 
         Returns:
-            `list[float]`: in the model's own unit, more is better.
+            `list[float]`: in the model's own unit, more is better; `None` for a text that is longer than its context.
 
         Raises:
-            ValueError: if the lists differ in length, the tokenizer has no way to write a row, a text is longer than
-                the model's context, or the model does not give one number for a text.
+            ValueError: if the lists differ in length, the tokenizer has no way to write a row, or the model does not
+                give one number for a text.
         """
         check_texts(prompts, completions=completions)
         rows = list(zip(prompts, completions, strict=True))
@@ -189,13 +198,13 @@ class RewardModelJudge(Judge):
         if self.tokenizer.chat_template is None:  # some encoders use up positions of their own, and only it knows
             limit = min(limit, self.tokenizer.model_max_length)
         lengths = {key: len(text["input_ids"]) for key, (_, text) in texts.items()}
-        for key, ((prompt, completion), _) in texts.items():
-            if lengths[key] > limit:
-                raise ValueError(
-                    f"The completion {completion[:80]!r} of the prompt {repr(prompt)[:80]} has {lengths[key]} tokens "
-                    f"with it, and the context of {self.name!r:.80} is {limit}. Leave it out, or take another model."
-                )
-        ordered = sorted(texts, key=lambda key: -lengths[key])
+        if longer := [key for key in texts if lengths[key] > limit]:
+            logger.warning(
+                "%d of %d texts are longer than the context of %s, %d tokens, and get no score.",
+                *(len(longer), len(texts), self.name, limit),
+            )
+            self._keep([{"request": key, "score": None} for key in longer])
+        ordered = sorted((key for key in texts if lengths[key] <= limit), key=lambda key: -lengths[key])
         with tqdm(total=len(ordered), desc=f"Scoring by {self.name}", unit="text") as progress:
             for start in range(0, len(ordered), self.batch_size):
                 batch = ordered[start : start + self.batch_size]

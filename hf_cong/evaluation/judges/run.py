@@ -47,14 +47,14 @@ def run_judge(
         `list[dict]`: the rows of `verdicts.jsonl`.
 
     Raises:
-        TypeError, FileNotFoundError: see [`read_completions`].
-        ValueError: see [`check_systems`]; or if two systems have no prompt in common, or `output_dir` holds another
-            run.
+        FileNotFoundError: if there is no such run or file.
+        ValueError: see [`check_systems`] and [`read_completions`]; or if two systems have no prompt in common, or
+            `output_dir` holds another run.
         RuntimeError: if another process is writing to `output_dir`.
         ConnectionError: if a judge behind a URL fails. What it answered is kept.
     """
     check_systems(systems, baseline)
-    tables = {name: read_completions(source) for name, source in systems.items()}
+    tables = {name: _read_system(name, source) for name, source in systems.items()}
     if baseline is None:
         contests = list(itertools.combinations(tables, 2))
     else:
@@ -101,6 +101,13 @@ def check_systems(systems: Mapping[str, object], baseline: str | None) -> None:
         )
     if baseline not in (None, *systems):
         raise ValueError(f"`baseline` is {baseline!r:.80}; it must be one of the systems: {', '.join(systems)[:200]}.")
+
+
+def _read_system(name: str, source: object) -> dict[str, dict]:
+    try:
+        return read_completions(source)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The completions of {name}: {error}") from error
 
 
 def summarise_verdicts(rows: Sequence[Mapping], unmatched: Mapping[tuple[str, str], Sequence[int]]) -> list[dict]:
@@ -188,7 +195,8 @@ def _finish(output_dir: Path, rows: list[dict], summary: list[dict], facts: dict
     scores = {}  # of a reward model, each once
     for row in rows:
         for system, score in zip((row["first"], row["second"]), row.get("scores", ()), strict=False):
-            scores.setdefault(system, {})[row["prompt_id"]] = score
+            if score is not None:
+                scores.setdefault(system, {})[row["prompt_id"]] = score
     with replacing(output_dir / _TABLE) as temporary:
         temporary.write_text(_render(summary, scores, facts), encoding="utf-8")
     names = list(facts["systems"])
@@ -212,8 +220,8 @@ def _render(summary: list[dict], scores: dict[str, dict[str, float]], facts: dic
         render_table([_table_row(row, both_orders) for row in summary], markdown=True),
         "",
         "The win rate is the share of prompts that the first system wins, a tie counting half, with its 95% interval "
-        "by bootstrap over prompts. Prompts without a verdict that can be read are in no share; what only one of the "
-        "two answered was not judged.",
+        "by bootstrap over prompts. Prompts without a verdict, that is an answer that cannot be read or a text longer "
+        "than a reward model's context, are in no share; what only one of the two answered was not judged.",
         "",
     ]
     if both_orders:

@@ -140,6 +140,33 @@ def test_verdicts():
     assert {0.0, 1.0} == set(swapped)
 
 
+def test_a_text_that_is_too_long_has_no_score(tmp_path, caplog):
+    model, tokens = reward_model(max_position_embeddings=64), tokenizer()
+    completions = [*COMPLETIONS[:3], "a " * 600]
+    whole = RewardModelJudge(model, tokens)
+    with Journal(tmp_path / "journal.jsonl", whole.identity) as journal:
+        whole.keep_answers(journal)
+        scores = whole.score(PROMPTS[:4], completions)
+    assert scores == [*RewardModelJudge(model, tokens).score(PROMPTS[:3], COMPLETIONS[:3]), None]
+    assert "1 of 4 texts are longer than the context of LlamaForSequenceClassification, 64 tokens" in caplog.text
+    judge = RewardModelJudge(model, tokens)
+    verdicts = judge.verdicts(PROMPTS[:4], ["a fox"] * 4, completions)
+    assert [verdict["share"] is None for verdict in verdicts] == [False] * 3 + [True]
+    assert verdicts[3]["scores"][1] is None and verdicts[3]["scores"][0] is not None
+    # what fits to the token has a score
+    texts = ["a" * letters for letters in range(80)]
+    lengths = [len(encode(tokens, PROMPTS[0], text)) for text in texts]
+    assert {64, 65} <= set(lengths)
+    found = judge.score(PROMPTS[:1] * len(texts), texts)
+    assert [score is None for score in found] == [length > 64 for length in lengths]
+    # and it is known from the journal, without the model
+    again = RewardModelJudge(model, tokens)
+    with Journal(tmp_path / "journal.jsonl", again.identity) as journal:
+        again.keep_answers(journal)
+        again._model = None
+        assert again.score(PROMPTS[:4], completions) == scores
+
+
 def bert_tokenizer():
     vocabulary = {token: id for id, token in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS])}
     tokens = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
@@ -168,8 +195,9 @@ def test_an_encoder_reads_a_pair_of_texts():
     assert RewardModelJudge(model, tokens).score([message], COMPLETIONS[:1]) == pytest.approx(expected[:1], abs=2e-5)
     with pytest.raises(ValueError, match="has no chat template and no place for .*'system'"):
         RewardModelJudge(model, tokens).score([[{"role": "system", "content": "a"}, *message]], ["b"])
-    with pytest.raises(ValueError, match=r"'a a a .* has \d+ tokens with it, and the context of .* is 60"):
-        RewardModelJudge(model, tokens).score(PROMPTS[:2], ["a", "a " * 60])
+    # its tokenizer says what fits, which is less than the positions of the model
+    scores = [RewardModelJudge(model, tokens).score(PROMPTS[:1], ["a " * words])[0] for words in (52, 53)]
+    assert [score is None for score in scores] == [False, True]
 
 
 @pytest.fixture(scope="module")
@@ -279,8 +307,6 @@ def test_refused():
     tokens.chat_template = None
     with pytest.raises(ValueError, match="has no chat template and no way to write a pair"):
         RewardModelJudge(model, tokens).score(["a"], ["b"])
-    with pytest.raises(ValueError, match="of the prompt 'b' has .* tokens with it, and the context of .* is 512"):
-        RewardModelJudge(model, tokenizer()).score(["a", "b"], ["a", "a " * 600])
     strict = tokenizer("{% if messages[0]['role'] != 'user' %}{{ raise_exception('no system') }}{% endif %}")
     with pytest.raises(ValueError, match="The chat template of .* refuses the prompt .*: no system"):
         RewardModelJudge(model, strict).score([[{"role": "system", "content": "a"}]], ["b"])

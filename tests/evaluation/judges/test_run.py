@@ -4,6 +4,7 @@
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -254,9 +255,10 @@ def test_completions_of_a_search_are_named_by_method(tmp_path):
     [
         ([{"prompt": "a"}], "Row 0 of the completions has the `completion` None"),
         ([{"prompt": "a", "completion": 7}], "Row 0 of the completions has the `completion` 7"),
+        ([{"prompt": "a", "completion": "b\ud83d"}], r"has the `completion` 'b\\ud83d'; it must be a string of valid"),
         ([{"prompt": "a", "completion": "b"}] * 2, "is a duplicate of row 0"),
         ([{"prompt": "", "completion": "b"}], "Row 0 of the prompts is empty"),
-        ([{"completion": "b"}], "needs the column `prompt`"),
+        ([{"completion": "b"}], "`completions` needs the column `prompt`"),
         ([], "No prompts"),
     ],
 )
@@ -279,7 +281,23 @@ def test_refused(server, tmp_path):
     messages = [{"prompt": [{"role": "user", "content": PROMPTS[0]}], "completion": "a"}]
     with pytest.raises(ValueError, match=r"no prompt in common \(10 against 1 prompts\). A text and a message"):
         run_judge({"short": SYSTEMS["short"], "messages": messages}, judge, output_dir=tmp_path / "a")
+    with pytest.raises(ValueError, match="The completions of bad: Row 1 of the completions has the `completion` None"):
+        run_judge({**SYSTEMS, "bad": [*rows(["a"]), {"prompt": "b"}]}, judge, output_dir=tmp_path / "a")
+    with pytest.raises(ValueError, match="The completions of bad: `completions` is a int"):
+        run_judge({**SYSTEMS, "bad": 3}, judge, output_dir=tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_a_text_longer_than_a_reward_model_takes_stops_nothing(tmp_path):
+    systems = {"short": rows(["a fox"] * 3), "long": rows(["an owl", "an owl " * 999, "a cat"])}
+    judge = RewardModelJudge(reward_model(pad_token_id=0), tokenizer())
+    verdicts = run_judge(systems, judge, output_dir=tmp_path)
+    assert [row["share"] is None for row in verdicts] == [False, True, False]
+    (summary,) = json.loads((tmp_path / "manifest.json").read_text())["summary"]
+    assert (summary["prompts"], summary["no_verdict"]) == (3, 1)
+    assert summary["rate"] == (verdicts[0]["share"] + verdicts[2]["share"]) / 2
+    page = (tmp_path / "judge.md").read_text()
+    assert re.search(r"\| short +\| +3 \| -?\d", page) and re.search(r"\| long +\| +2 \| -?\d", page)
 
 
 @pytest.mark.parametrize("systems", ["a", "{}", '{"a": "b"}', '{"": "b", "c": "d"}', '["a", "b"]', None])
