@@ -1,4 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+import gc
 import os
 import tempfile
 from pathlib import Path
@@ -20,6 +21,11 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 # On a busy machine two threads can be many times slower than one, and one thread sums in one order.
 torch.set_num_threads(1)
+
+
+def pytest_collection_finish():
+    # What was imported stays; without this every collection of garbage looks at all of it again, for half a second.
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")

@@ -57,17 +57,21 @@ def test_a_tie_instead_of_a_win_is_no_better_evidence():
 def test_a_bootstrap_of_three_prompts_reaches_all_that_is_possible():
     # the tails of three values are 7e-8 wide, so the ends are the least and the largest mean of any resample
     assert win_rate([1, 1, 0], [0, 0, 1])[2:4] == (0, 1)
-    assert paired_difference([3, 5, 1], [0, 0, 0])[1:] == (1, 5)
 
 
 def test_the_interval_covers_the_true_rate_as_often_as_it_says():
-    outcomes = np.random.default_rng(0).choice([-1, 0, 1], p=[0.2, 0.2, 0.6], size=(300, 25))
+    outcomes = np.random.default_rng(0).choice([-1, 0, 1], p=[0.2, 0.2, 0.6], size=(200, 25))
     measured = [win_rate(row, np.zeros(25)) for row in outcomes]
     assert 0.92 <= np.mean([row.low <= 0.7 <= row.high for row in measured]) <= 0.98
-    values = np.random.default_rng(0).normal(0.7, 1, size=(300, 6))
+    values = np.random.default_rng(0).normal(0.2, 1, size=(200, 6))
     for confidence, share in ((0.95, 0.95), (0.5, 0.5)):
         ends = [paired_difference(row, np.zeros(6), confidence=confidence) for row in values]
-        assert abs(np.mean([row.low <= 0.7 <= row.high for row in ends]) - share) < 0.06
+        assert abs(np.mean([row.low <= 0.2 <= row.high for row in ends]) - share) < 0.06
+    # no real difference, in scores of yes or no, and in few of many documents: better or worse by chance alone
+    for n, share in ((3, 0.5), (5, 0.3), (60, 0.03)):
+        outcomes = np.random.default_rng(0).choice([-1, 0, 1], p=[share, 1 - 2 * share, share], size=(100, n))
+        ends = [paired_difference(row, np.zeros(n)) for row in outcomes]
+        assert np.mean([row.low > 0 or row.high < 0 for row in ends]) <= 0.06
 
 
 def test_many_items_give_the_interval_of_the_textbook():
@@ -98,6 +102,25 @@ def test_the_seed_decides_the_interval():
 def test_differences_without_a_spread():
     assert paired_difference([0.5], [0.2]) == Interval(pytest.approx(0.3), -math.inf, math.inf)
     assert paired_difference([1, 2, 3], [1, 2, 3]) == Interval(0, 0, 0)
+
+
+@pytest.mark.parametrize("gains", [[1.0], [0.3], [0.2, 0.3], [4.0, 0.0], [4.0, 5.0, 6.0, 7.0, -0.01]], ids=str)
+def test_few_items_that_agree_are_no_evidence(gains):
+    # five of five to one side happen by chance once in 16 times, six of six once in 32
+    for n in range(2, 6):
+        values = (gains * n)[:n]
+        assert paired_difference(values, [0] * n).low < 0 < paired_difference([0] * n, values).high
+    for n in (12, 40):
+        values = (gains * n)[:n]
+        assert paired_difference(values, [0] * n).low > 0 > paired_difference([0] * n, values).high
+
+
+def test_one_difference_has_the_exact_interval_of_its_sign():
+    for n, excluded in ((5, False), (6, True), (60, True)):
+        mean, low, high = paired_difference([2.0] * n, [0.0] * n)
+        # Clopper and Pearson: with 97.5% confidence at least 0.025^(1/n) of all items differ by +2, the rest by -2
+        assert (mean, low, high) == pytest.approx((2, 2 * (2 * 0.025 ** (1 / n) - 1), 2))
+        assert (low > 0) == excluded
 
 
 @pytest.mark.parametrize("measure", [win_rate, paired_difference])

@@ -49,6 +49,8 @@ def test_readings():
     assert one(record(BASE * 4, better=None), record(MINE * 4, better=None))["reading"] == "lower"
     assert one(record([0.0, 1.0, 0.0]), record([1.0, 0.0, 0.0]))["reading"] == "undecided"
     assert one(record(BASE), record(BASE))["reading"] == "equal"
+    for documents, reading in ((2, "undecided"), (5, "undecided"), (6, "better")):
+        assert one(record([1.0] * documents), record([0.0] * documents))["reading"] == reading
 
 
 def test_documents_that_only_one_has_are_left_out_and_said():

@@ -206,6 +206,22 @@ def test_missing_and_empty_input_is_refused(name, inputs):
         assert module.compute(**columns, **options) == CLASSES[name]().compute(**columns, **options)
 
 
+def test_unknown_columns_are_refused(name, inputs):
+    columns, options = inputs[name]
+    if name == "win_rate":
+        with pytest.raises(ValueError, match="There is no column `data`; this module has predictions, references"):
+            metrics.WinRate().add_batch(**columns, data=["a"] * 3)
+        return
+    module = CLASSES[name]()
+    message = f"There is no column `references`; this module has {', '.join(columns)}. Rename it."
+    for take in (module.compute, module.add_batch):
+        with pytest.raises(ValueError, match=message):
+            take(**columns, references=[1, 2, 3])
+    with pytest.raises(ValueError, match=message):
+        module.add(**{column: rows[0] for column, rows in columns.items()}, reference=1)
+    assert module.compute(**columns, **options, references=None) == module.compute(**columns, **options)
+
+
 @pytest.mark.parametrize("bad", [[" a", 3, " b"], [" a", [1, 2], " b"], [3, " a", " b"], [[1], [2], [3]]])
 def test_nothing_is_turned_into_text(bad, inputs):
     with pytest.raises(ValueError, match="of `data` is"):

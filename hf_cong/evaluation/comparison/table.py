@@ -36,7 +36,8 @@ def compare(
         `list[dict]`: `task`, `system`, `metric`, `num_fewshot`, `documents` (how many), `score`, `stderr`,
         `higher_is_better`, `difference` (its `mean`, the ends `low` and `high` of the 95% interval, both `None` where
         there is none, and the number of `documents` that it is of), `reading` (`"better"`, `"worse"`, or `"higher"`,
-        `"lower"` where neither is good; `"undecided"` if the interval holds 0) and `reason`, if something is missing.
+        `"lower"` where neither is good; `"undecided"` if the interval holds 0, `"equal"` if no document differs) and
+        `reason`, if something is missing.
 
     Raises:
         ValueError: if a task has no such metric.
@@ -168,8 +169,9 @@ def render_comparison(rows: Sequence[Mapping], baseline: str, facts: Mapping) ->
         render_table(cells, markdown=True),
         "",
         "Score ± its standard error over n documents. The difference is paired: its mean over the same documents, and "
-        "the 95% interval of that, by bootstrap over documents. Better or worse: the interval excludes 0. Of "
-        f"{compared} comparisons, {compared * 0.05:.1f} would exclude it by chance alone if nothing differed.",
+        "the 95% interval of that, by bootstrap over documents. Better or worse: the interval excludes 0, which takes "
+        f"six documents at least. Equal: no document differs. Of {compared} comparisons, "
+        f"{compared * 0.05:.1f} would exclude it by chance alone if nothing differed.",
         "",
     ]
     if facts["settings"]["limit"] is not None:

@@ -12,10 +12,11 @@ MESSAGES = datasets.List(datasets.Json())  # JSON keeps every key of a message
 
 class Module(evaluate.EvaluationModule):
     """
-    An evaluation module that refuses missing, empty and mixed columns. Overrides `add`, `add_batch` and `_finalize`.
+    An evaluation module that refuses missing, empty, mixed and unknown columns. Overrides `add`, `add_batch`,
+    `compute` and `_finalize`.
 
-    By itself `evaluate` hands `None` on, turns whatever stands in a text column into its `str`, and takes a string for
-    a column of its characters.
+    By itself `evaluate` hands `None` on, turns whatever stands in a text column into its `str`, takes a string for a
+    column of its characters, and drops `predictions` and `references` where a module has no such columns.
 
     Args:
         config_name (`str`, *optional*): See `evaluate`.
@@ -28,16 +29,29 @@ class Module(evaluate.EvaluationModule):
 
     def add(self, *, prediction=None, reference=None, **row):
         """Adds one row."""
-        columns = {name: [value] for name, value in row.items()}
-        self.add_batch(predictions=[prediction], references=[reference], **columns)
+        row |= {"predictions": prediction, "references": reference}
+        names = self._feature_names()
+        self.add_batch(**{name: [value] for name, value in row.items() if name in names or value is not None})
 
     def add_batch(self, *, predictions=None, references=None, **columns):
         """Adds columns of equally many rows."""
         columns |= {"predictions": predictions, "references": references}
+        self._refuse_unknown(columns)
         options = self.features if isinstance(self.features, list) else [self.features]
         for name in self._feature_names():
             columns[name] = _rows(name, columns.get(name), [features[name] for features in options])
         super().add_batch(**columns)
+
+    def compute(self, *, predictions=None, references=None, **arguments):
+        """Computes the result of the columns given here, or added before."""
+        self._refuse_unknown({"predictions": predictions, "references": references})
+        return super().compute(predictions=predictions, references=references, **arguments)
+
+    def _refuse_unknown(self, columns: dict):
+        names = self._feature_names()
+        for name, column in columns.items():
+            if name not in names and column is not None:
+                raise ValueError(f"There is no column `{name:.80}`; this module has {', '.join(names)}. Rename it.")
 
     def _finalize(self):
         if self.writer is None:
