@@ -17,6 +17,7 @@ from ...checkpoints import content_key
 from ...generation import generate_completions
 from ...report.statistics import win_rate
 from ...rewards import ImplicitReward
+from ...search.batches import SearchSettings
 from ...search.run import run_search
 from ..judges import Judge
 from ..text_metrics import distinct_n, lengths, perplexity_under
@@ -25,13 +26,16 @@ from .systems import System
 
 @dataclass(frozen=True)
 class Writing:
-    """How prompts are completed: see [`generate_completions`]."""
+    """How prompts are completed: see [`generate_completions`], which refuses the same."""
 
     max_new_tokens: int
     temperature: float
     top_p: float
     top_k: int
     seed: int
+
+    def __post_init__(self):
+        SearchSettings(**asdict(self))  # refuses what cannot be
 
     def identity(self, prompts: datasets.Dataset) -> dict:
         """What makes the completions of two runs comparable (JSON values)."""

@@ -23,7 +23,7 @@ try:
     from lm_eval.models.huggingface import HFLM
     from lm_eval.utils import handle_non_serializable
 except ImportError as error:
-    raise ImportError("Evaluation needs the package lm-eval. Install it: `pip install 'hf-cong[eval]'`.") from error
+    raise ImportError('Evaluation needs the package lm-eval. Install it: `pip install "hf-cong[eval]"`.') from error
 
 from ..judges import Judge
 from .completions import Writing, read_scales, write_completions
@@ -105,14 +105,13 @@ def run_evaluation(
         RuntimeError: if another process is writing to `output_dir`.
     """
     check_systems(systems)
-    _check_options(systems, baseline, tasks, limit, prompts, reward, judge)
+    _check_options(systems, baseline, tasks, limit, prompts, reward, judge, batch_size)
     named = read_systems(systems, dtype)
     _check_abilities(named, reward, apply_chat_template=bool(tasks) and apply_chat_template)
     loaded = load_tasks(read_tasks(tasks), include_path) if tasks else {}
-    scales, rows = [], None
+    scales, rows, writing = [], None, Writing(max_new_tokens, temperature, top_p, top_k, seed)
     if prompts is not None:
         rows, _ = read_prompts(prompts)
-        writing = Writing(max_new_tokens, temperature, top_p, top_k, seed)
         scales = read_scales(writing.identity(rows), named, baseline, reward, judge, batch_size)
     protocols = {name: task.identity for name, task in loaded.items()}
     protocols |= {scale.title: scale.protocol for scale in scales}
@@ -168,8 +167,10 @@ def run_evaluation(
     return compared
 
 
-def _check_options(systems, baseline, tasks, limit, prompts, reward, judge) -> None:
+def _check_options(systems, baseline, tasks, limit, prompts, reward, judge, batch_size) -> None:
     """Refuses what no file needs to be read for."""
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"`batch_size` must be a whole number of at least 1, got {batch_size!r:.80}.")
     if limit is not None and (not isinstance(limit, int) or limit < 1):
         raise ValueError(f"`limit` must be a whole number of at least 1, got {limit!r:.80}. Leave it out for all.")
     if not tasks and prompts is None:
