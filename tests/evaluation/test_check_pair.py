@@ -20,8 +20,8 @@ from hf_cong import ContrastivePairForCausalLM, ImplicitReward
 from hf_cong.arguments import CheckPairArguments
 from hf_cong.cli import main
 from hf_cong.engines import Request
+from hf_cong.evaluation.pair_check.file_rules import turn_end
 from hf_cong.evaluation.pair_check.measures import compare_members, short_run
-from hf_cong.evaluation.pair_check.rules import turn_end
 from hf_cong.evaluation.pair_check.run import check_pair
 from hf_cong.recipes import parse
 from hf_cong.rewards.reward_accuracy import read_preferences, reward_accuracy
@@ -512,6 +512,12 @@ def test_another_check_takes_no_ones_place(pair, tmp_path):
     assert (tmp_path / "pair_check.json").read_bytes() == before
 
 
+def test_the_policy_alone_is_no_contrast(pair):
+    report = check_pair(*pair, prompts=PROMPTS, alpha=1.0, **QUICK)
+    assert report.verdict == "doubtful" and "At alpha 1 there is no contrast" in report.reasons[0]
+    assert check_pair(*pair, prompts=PROMPTS, alpha=0.9, **QUICK).verdict == "good"
+
+
 def test_a_single_completion_has_no_interval(pair, tmp_path):
     report = check_pair(*pair, prompts=PROMPTS, output_dir=tmp_path, **{**QUICK, "num_prompts": 1})
     assert "interval" not in findings(report)["divergence"].text
@@ -612,3 +618,10 @@ def test_the_recipe():
     assert {**vars(CheckPairArguments("p", "q")), **vars(args)}.keys() == signature(check_pair).parameters.keys() - {
         "chat_template_kwargs"
     }
+
+
+def test_prompts_that_are_dropped_are_counted(pair):
+    rows = [*PROMPTS, PROMPTS[0], []]
+    report = check_pair(*pair, prompts=rows, invalid_prompts="drop", **QUICK)
+    assert findings(report)["prompts"].text == "25 kept, dropped: 1 duplicate, 1 empty"
+    assert "prompts" not in findings(check_pair(*pair, prompts=PROMPTS, **QUICK))
