@@ -8,6 +8,7 @@ from inspect import signature
 
 import torch
 from torch import Tensor
+from tqdm.auto import tqdm
 from transformers import Cache, PreTrainedModel, PreTrainedTokenizerBase
 
 from ..compatibility import context_length
@@ -175,6 +176,7 @@ def row_logps(scorer: Scorer, rows: list[tuple[list[int], list[int]]], batch_siz
     """
     logps = [tuple(torch.zeros(0) for _ in scorer.members)] * len(rows)
     left = sorted((i for i, (_, ids) in enumerate(rows) if ids), key=lambda i: -len(rows[i][0]) - len(rows[i][1]))
+    progress = tqdm(total=len(left), desc="Scoring", unit="completion", delay=5, leave=False)  # of long jobs only
     while left:
         length = sum(map(len, rows[left[0]]))
         size = max(1, min(batch_size, scorer.most_tokens // length))
@@ -191,6 +193,8 @@ def row_logps(scorer: Scorer, rows: list[tuple[list[int], list[int]]], batch_siz
         for row, i in enumerate(batch):
             first = len(rows[i][0]) - shortest
             logps[i] = tuple(values[row, first : first + len(rows[i][1])].clone() for values in scored)
+        progress.update(len(batch))
+    progress.close()
     return logps
 
 
