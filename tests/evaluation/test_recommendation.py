@@ -171,7 +171,13 @@ REFUSED = {
     "A temperature must be a number above 0 and finite, got 'a'": {"temperatures": ("a",)},
     "A sweep needs at least one of `alphas`": {"alphas": ()},
     "A sweep needs at least one of `alphas`, one threshold and one temp": {"temperatures": ()},
-    "`alphas` holds 0 alone": {"alphas": (0,), "temperatures": (), "temperatures_times_alpha": (1.0,)},
+    "`alphas` must hold each number once, got \\[0.4, 0.40000001\\]": {"alphas": (0.4, 0.40000001)},
+    "`temperatures_times_alpha` must hold": {"temperatures_times_alpha": (0.8, 0.80000001)},
+    "`alphas` holds 0, .* Add `temperatures`": {
+        "alphas": (0, 0.5, 1),
+        "temperatures": (),
+        "temperatures_times_alpha": (1.0,),
+    },
 }
 
 

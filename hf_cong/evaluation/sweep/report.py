@@ -192,7 +192,7 @@ def _price(summary: Mapping[Setting, Mapping], alone: Mapping, chosen: Mapping |
     if chosen is None or alone[Setting(**chosen)] in (None, Setting(**chosen)):
         return []
     here, there = summary[Setting(**chosen)], summary[alone[Setting(**chosen)]]
-    forms = {"perplexity": ".1f", "distinct_2": ".2f", "tokens": ".0f", "truncated": ".0%"}
+    forms = {"perplexity": ".1f", "distinct_2": ".2f", "tokens": ".0f", "truncated": ".0%", "empty": ".0%"}
     parts = [f"{name} {_number(here[name], form)} ({_number(there[name], form)})" for name, form in forms.items()]
     return [f"What comes with it, in brackets that of the policy alone: {', '.join(parts)}.", ""]
 

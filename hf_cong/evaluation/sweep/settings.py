@@ -33,7 +33,7 @@ def sweep_settings(
     """
     All combinations, as curves over α.
 
-    α = 0 has no place in a curve whose temperature is multiplied by α.
+    α = 0 has no place in a curve whose temperature is multiplied by α; without another curve it is refused.
 
     Args:
         alphas (`Sequence[float]`): Weights kept on the policy, in [0, 1].
@@ -54,9 +54,6 @@ def sweep_settings(
         "temperatures": list(temperatures),
         "temperatures_times_alpha": list(temperatures_times_alpha),
     }
-    for name, values in axes.items():
-        if len(set(values)) < len(values):
-            raise ValueError(f"`{name}` must hold each number once, got {repr(values)[:80]}. Drop the repeated.")
     alphas, plausibility_thresholds, temperatures, temperatures_times_alpha = axes.values()
     if not alphas or not plausibility_thresholds or not (temperatures or temperatures_times_alpha):
         raise ValueError("A sweep needs at least one of `alphas`, one threshold and one temperature. Name them.")
@@ -66,6 +63,13 @@ def sweep_settings(
     for temperature in (*temperatures, *temperatures_times_alpha):
         if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
             raise ValueError(f"A temperature must be a number above 0 and finite, got {temperature!r:.80}.")
+    for name, values in axes.items():
+        if len({f"{value:g}" for value in values}) < len(values):  # as tables and pictures call them
+            raise ValueError(
+                f"`{name}` must hold each number once, got {repr(values)[:80]}. Drop what is the same in six digits."
+            )
+    if 0 in alphas and not temperatures:
+        raise ValueError("`alphas` holds 0, and a temperature of 0 · T is none. Add `temperatures`, or drop the 0.")
     series: dict[str, dict[float, Setting]] = {}
     for threshold in plausibility_thresholds:
         suffix = f", τ = {threshold:g}" if len(plausibility_thresholds) > 1 else ""
@@ -80,10 +84,7 @@ def sweep_settings(
                 for alpha in sorted(alphas)
                 if alpha > 0
             }
-    series = {label: curve for label, curve in series.items() if curve}
-    if not series:
-        raise ValueError("`alphas` holds 0 alone, and a temperature of 0 · T is none. Add `temperatures`.")
-    return series
+    return {label: curve for label, curve in series.items() if curve}
 
 
 def all_settings(series: Series) -> list[Setting]:
