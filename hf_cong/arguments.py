@@ -31,10 +31,15 @@ class CheckPairArguments:
         batch_size (`int`, *optional*, defaults to `8`): Prompts per batch.
         dtype (`str`, *optional*, defaults to `"auto"`): Dtype of the weights.
         seed (`int`, *optional*, defaults to `0`): Seed of the completions.
-        invalid_prompts (`str`, *optional*, defaults to `"raise"`): `"drop"` leaves bad rows out.
+        invalid_prompts (`str`, *optional*, defaults to `"raise"`): `"drop"` leaves bad rows out and counts them.
     """
 
-    policy: str = field(metadata={"help": "Model after alignment, LoRA adapter or saved pair: path or Hub id."})
+    policy: str = field(
+        metadata={
+            "help": "Model after alignment, LoRA adapter or saved pair: path or Hub id. It and the reference may "
+            "stand first, without their flags."
+        }
+    )
     prompts: str = field(metadata={"help": "JSONL or Parquet file, or Hub dataset id, with a column `prompt`."})
     reference: str | None = field(default=None, metadata={"help": "Model before alignment: path or Hub id."})
     preferences: str | None = field(
@@ -59,7 +64,7 @@ class CheckPairArguments:
     )
     seed: int = field(default=0, metadata={"help": "Seed of the completions."})
     invalid_prompts: str = field(
-        default="raise", metadata={"help": "raise, or drop bad prompts.", "choices": ["raise", "drop"]}
+        default="raise", metadata={"help": "raise, or drop and count bad prompts.", "choices": ["raise", "drop"]}
     )
 
 
@@ -227,11 +232,17 @@ class SweepArguments:
         invalid_prompts (`str`, *optional*, defaults to `"raise"`): `"drop"` leaves bad rows out and counts them.
     """
 
-    policy: str | None = field(default=None, metadata={"help": "Model after alignment, LoRA adapter or saved pair."})
+    policy: str | None = field(
+        default=None, metadata={"help": "Model after alignment, LoRA adapter or saved pair: path or Hub id."}
+    )
     reference: str | None = field(default=None, metadata={"help": "Model before alignment: path or Hub id."})
-    prompts: str | None = field(default=None, metadata={"help": "JSONL or Parquet file, or Hub dataset id."})
+    prompts: str | None = field(
+        default=None, metadata={"help": "JSONL or Parquet file, or Hub dataset id, with a column `prompt`."}
+    )
     output_dir: str | None = field(default=None, metadata={"help": "Directory of completions, tables and pictures."})
-    sandbox_dir: str | None = field(default=None, metadata={"help": "Sandbox to sweep instead: its output directory."})
+    sandbox_dir: str | None = field(
+        default=None, metadata={"help": "Sandbox to sweep instead of a pair on prompts: its directory."}
+    )
     alphas: list[float] = field(
         default_factory=lambda: [0.3, 0.4, 0.5, 0.7, 1.0], metadata={"help": "Weights in [0, 1] kept on the policy."}
     )
@@ -285,6 +296,8 @@ class EvaluateArguments:
         reward (`str`, *optional*): The system whose pair gives the implicit reward of every completion.
         judge (`str`, *optional*): Who compares every completion with the baseline's: a reward model, path or Hub id;
             or, on the command line only, the URL of a model.
+        trust_remote_code (`bool`, *optional*, defaults to `False`): Whether to run a head that comes as code with the
+            judge. On the command line only.
         max_new_tokens (`int`, *optional*, defaults to `512`): Longest completion of a prompt, in tokens.
         temperature (`float`, *optional*, defaults to `0.8`): Sampling temperature.
         top_p (`float`, *optional*, defaults to `0.95`): Nucleus.
@@ -302,9 +315,13 @@ class EvaluateArguments:
     include_path: str | None = field(default=None, metadata={"help": "Folder with task files of your own."})
     limit: int | None = field(default=None, metadata={"help": "Documents of each task, for a trial."})
     apply_chat_template: bool = field(default=False, metadata={"help": "Tasks go through the chat templates."})
-    prompts: str | None = field(default=None, metadata={"help": "Prompts that every system completes."})
+    prompts: str | None = field(
+        default=None,
+        metadata={"help": "Prompts that every system completes: JSONL or Parquet file, or Hub dataset id."},
+    )
     reward: str | None = field(default=None, metadata={"help": "The system whose pair gives the implicit reward."})
     judge: str | None = field(default=None, metadata={"help": "Reward model, or the URL of a model, that compares."})
+    trust_remote_code: bool = field(default=False, metadata={"help": "Run a head that comes as code; by hand only."})
     max_new_tokens: int = field(default=512, metadata={"help": "Longest completion of a prompt, in tokens."})
     temperature: float = field(default=0.8, metadata={"help": "Sampling temperature."})
     top_p: float = field(default=0.95, metadata={"help": "Nucleus."})

@@ -38,7 +38,6 @@ def check_pair(argv: list[str]) -> int:
 
     from .arguments import CheckPairArguments
     from .evaluation.pair_check import check_pair
-    from .recipes import parse
 
     names = list(takewhile(lambda arg: not arg.startswith("-"), argv))
     if len(names) > 2:
@@ -46,7 +45,7 @@ def check_pair(argv: list[str]) -> int:
     flags = [part for role, name in zip(("--policy", "--reference"), names, strict=False) for part in (role, name)]
     if twice := [arg for arg in argv if arg.split("=")[0] in flags[::2]]:
         raise ValueError(f"`{twice[0]:.80}` is given twice, once without its name. Leave one out.")
-    (args,) = parse((CheckPairArguments,), [*flags, *argv[len(names) :]], prog="hf-cong check-pair")
+    (args,) = _parse("check-pair", (CheckPairArguments,), [*flags, *argv[len(names) :]])
     report = check_pair(**vars(args))
     print(report)
     return 1 if report.verdict == "unusable" else 0
@@ -57,9 +56,8 @@ def train(argv: list[str]):
 
     from .cong_config import ConGConfig
     from .cong_trainer import ConGTrainer
-    from .recipes import parse
 
-    script, config, model = parse((ScriptArguments, ConGConfig, ModelConfig), argv, prog="hf-cong train")
+    script, config, model = _parse("train", (ScriptArguments, ConGConfig, ModelConfig), argv)
     for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
         if value is None:
             raise ValueError(f"`{name}` is required: set it in the recipe or pass `--{name}`.")
@@ -102,9 +100,8 @@ def generate(argv: list[str]):
     from .arguments import GenerateArguments
     from .engines.named import named_engine
     from .generation import generate_completions
-    from .recipes import parse
 
-    (args,) = parse((GenerateArguments,), argv, prog="hf-cong generate")
+    (args,) = _parse("generate", (GenerateArguments,), argv)
     names = ("reference", "base", "alpha", "beta", "plausibility_threshold", "dtype")
     given = {name: getattr(args, name) for name in names if getattr(args, name) is not None}
     if args.engine is None:
@@ -140,11 +137,10 @@ def search(argv: list[str]):
 
     from .arguments import SearchArguments
     from .engines.named import named_engine
-    from .recipes import parse
     from .rewards import ImplicitReward
     from .search.run import run_search
 
-    (args,) = parse((SearchArguments,), argv, prog="hf-cong search")
+    (args,) = _parse("search", (SearchArguments,), argv)
     model, model_id, tokenizer = args.model, None, None
     if "://" not in args.model:
         if args.tokenizer is not None:
@@ -177,9 +173,8 @@ def sweep(argv: list[str]):
     from .engines.named import named_engine
     from .evaluation.judges import RewardModelJudge
     from .evaluation.sweep import run_sweep
-    from .recipes import parse
 
-    (args,) = parse((SweepArguments,), argv, prog="hf-cong sweep")
+    (args,) = _parse("sweep", (SweepArguments,), argv)
     judges, defaults = [], {"max_new_tokens": 512, "batch_size": 8}
     if args.reward_model is not None:
         judges.append(RewardModelJudge(args.reward_model, dtype=args.dtype, trust_remote_code=args.trust_remote_code))
@@ -213,13 +208,16 @@ def sweep(argv: list[str]):
 
 def evaluate(argv: list[str]):
     from .arguments import EvaluateArguments
+
+    (args,) = _parse("evaluate", (EvaluateArguments,), argv)  # `--help` does not need lm-eval
+
     from .evaluation.comparison import run_evaluation
     from .evaluation.judges import named_judge
-    from .recipes import parse
 
-    (args,) = parse((EvaluateArguments,), argv, prog="hf-cong evaluate")
-    judge = args.judge and named_judge(args.judge, dtype=args.dtype, batch_size=args.batch_size)
-    run_evaluation(**{**vars(args), "judge": judge})
+    options = vars(args)
+    own = {"dtype": args.dtype, "trust_remote_code": options.pop("trust_remote_code"), "batch_size": args.batch_size}
+    options["judge"] = args.judge and named_judge(args.judge, **own)
+    run_evaluation(**options)
     print((Path(args.output_dir) / "evaluation.md").read_text(encoding="utf-8"))
     print(f"Table, picture, completions and what was answered are in {args.output_dir}.")
 
@@ -227,9 +225,8 @@ def evaluate(argv: list[str]):
 def build(argv: list[str]):
     from .arguments import BuildArguments
     from .preferences import build_preference_dataset, build_sft_dataset
-    from .recipes import parse
 
-    (args,) = parse((BuildArguments,), argv, prog="hf-cong build")
+    (args,) = _parse("build", (BuildArguments,), argv)
     options = {"output_dir": args.output_dir, "drop_truncated": args.drop_truncated}
     if args.rejected is None:
         _, counts = build_sft_dataset(args.chosen, **options)
@@ -242,9 +239,8 @@ def judge(argv: list[str]):
     from .arguments import JudgeArguments
     from .evaluation.judges import named_judge
     from .evaluation.judges.run import check_systems, run_judge
-    from .recipes import parse
 
-    (args,) = parse((JudgeArguments,), argv, prog="hf-cong judge")
+    (args,) = _parse("judge", (JudgeArguments,), argv)
     check_systems(args.systems, args.baseline)  # before a judge is asked what it is
     own = ("systems", "judge", "output_dir", "baseline")
     options = {name: value for name, value in vars(args).items() if name not in own}
@@ -256,9 +252,8 @@ def judge(argv: list[str]):
 def export(argv: list[str]):
     from .arguments import ExportArguments
     from .evaluation.judges.exports import export_completions
-    from .recipes import parse
 
-    (args,) = parse((ExportArguments,), argv, prog="hf-cong export")
+    (args,) = _parse("export", (ExportArguments,), argv)
     path, counts = export_completions(**vars(args))
     print(
         f"{counts['records']} records are in {path}. Left out: {counts['unanswered']} questions without a completion, "
@@ -271,9 +266,8 @@ def export(argv: list[str]):
 def compress(argv: list[str]):
     from .arguments import CompressArguments
     from .compress import compress_pair, report_table
-    from .recipes import parse
 
-    (args,) = parse((CompressArguments,), argv, prog="hf-cong compress")
+    (args,) = _parse("compress", (CompressArguments,), argv)
     report = compress_pair(**vars(args))
     print(report_table(report))
     kinds = ", ".join(f"{kind} {share:.1%}" for kind, share in report["left_out"]["shares"].items() if share)
@@ -284,12 +278,17 @@ def compress(argv: list[str]):
 def bench(argv: list[str]):
     from .arguments import BenchArguments
     from .bench import run_bench
-    from .recipes import parse
 
-    (args,) = parse((BenchArguments,), argv, prog="hf-cong bench")
+    (args,) = _parse("bench", (BenchArguments,), argv)
     run_bench(**vars(args))
     print((Path(args.output_dir) / "bench.md").read_text(encoding="utf-8"))
     print(f"Samples and pictures are in {args.output_dir}.")
+
+
+def _parse(command: str, dataclass_types: tuple, argv: list[str]) -> tuple:
+    from .recipes import parse
+
+    return parse(dataclass_types, argv, prog=f"hf-cong {command}", description=_COMMANDS[command])
 
 
 def _load_split(script, split: str):

@@ -5,6 +5,7 @@ A recipe is data. It cannot set environment variables, run code or switch on `tr
 error. Any key can be overridden on the command line as `--key value`.
 """
 
+import argparse
 import difflib
 from pathlib import Path
 from types import NoneType, UnionType
@@ -31,6 +32,15 @@ class _Parser(TrlParser):
 
     def error(self, message: str):
         raise ValueError(f"{message[0].upper()}{message[1:]}. See `{self.prog} --help`.")
+
+
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Overrides `_get_help_string`: what is required says so, and no key is said to have the default None."""
+
+    def _get_help_string(self, action: argparse.Action) -> str:
+        if action.default is None:
+            return f"{action.help} (required)" if action.required else action.help
+        return super()._get_help_string(action)
 
 
 def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
@@ -80,7 +90,7 @@ def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
     return recipe
 
 
-def parse(dataclass_types: tuple, argv: list[str], *, prog: str) -> tuple:
+def parse(dataclass_types: tuple, argv: list[str], *, prog: str, description: str | None = None) -> tuple:
     """
     Parses `--config recipe.yaml --key value ...` into dataclasses; the command line wins over the recipe.
 
@@ -88,6 +98,7 @@ def parse(dataclass_types: tuple, argv: list[str], *, prog: str) -> tuple:
         dataclass_types (`tuple`): Dataclasses whose fields are the keys.
         argv (`list[str]`): Command-line arguments, without the program's name.
         prog (`str`): The command, for usage and errors.
+        description (`str`, *optional*): What it is for, which `--help` shows.
 
     Returns:
         `tuple`: one instance of each dataclass.
@@ -96,8 +107,9 @@ def parse(dataclass_types: tuple, argv: list[str], *, prog: str) -> tuple:
         ValueError: for an unknown key in the recipe or on the command line, a value that is no choice of its key or
             not of its type, or a missing required key. See also [`read_recipe`].
     """
-    usage = f"{prog} --config recipe.yaml [--key value ...]"
-    parser = _Parser(dataclass_types, prog=prog, usage=usage, allow_abbrev=False)
+    usage = f"{prog} [--config recipe.yaml] [--key value ...]"
+    about = {"prog": prog, "usage": usage, "description": description, "formatter_class": _Help}
+    parser = _Parser(dataclass_types, allow_abbrev=False, **about)
     known = {name: kind for cls in dataclass_types for name, kind in get_type_hints(cls).items()}
     argv = [part for arg in argv for part in (arg.split("=", 1) if arg.startswith("--config=") else [arg])]
     if "--config" in argv:

@@ -4,6 +4,8 @@
 import json
 import re
 import shutil
+import subprocess
+import sys
 
 import datasets
 import pytest
@@ -11,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hf_cong import ContrastivePairForCausalLM, generate_completions
-from hf_cong.cli import main
+from hf_cong.cli import _COMMANDS, main
 from tests.tiny import tiny_model, tiny_pair, tiny_tokenizer
 
 WORDS = ["cat", "dog", "fox", "owl", "mat"]
@@ -162,3 +164,48 @@ def test_a_broken_file_is_named(files, tmp_path, capsys, suffix, place):
     error = capsys.readouterr().err
     refusal = [line for line in error.splitlines() if line.startswith("hf-cong train: ")]
     assert len(refusal) == 1 and re.search(place, refusal[0])
+
+
+def test_without_the_extras_help_works_and_each_command_names_the_extra_that_it_needs(files, tmp_path):
+    """Not installed is what `sys.modules` says: an entry of `None` makes an import fail as a missing package does."""
+    row = {"prompt": "tell me", "completion": "a fox"}
+    (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+    systems = {name: str(tmp_path / "rows.jsonl") for name in ("a", "b")}
+    judge = ["judge", "--systems", json.dumps(systems), "--output_dir", str(tmp_path / "judged"), "--judge"]
+    export = ["export", "--completions", systems["a"], "--format", "alpaca_eval", "--name", "a"]
+    commands = {
+        "server": [*judge, "http://localhost:9/v1"],
+        "eval": ["evaluate", "--baseline", "a", "--output_dir", str(tmp_path / "evaluated")],
+        "no reward model": [*judge, str(files / "nowhere")],  # gets as far as the missing directory
+        "nothing": [*export, "--output_dir", str(tmp_path)],
+    }
+    code = f"""
+import sys
+sys.modules.update(dict.fromkeys(("openai", "lm_eval", "evaluate")))
+from hf_cong.cli import _COMMANDS, main
+for command in _COMMANDS:
+    try:
+        main([command, "--help"])
+    except SystemExit as end:
+        print("help of", command, end.code)
+for name, argv in {commands!r}.items():
+    print(name, main(argv), file=sys.stderr)
+for module in ("lm", "metrics", "judges"):
+    try:
+        exec(f"from hf_cong.evaluation.{{module}} import " + ("EndpointJudge" if module == "judges" else "*"))
+    except ImportError as error:
+        print(module, error, file=sys.stderr)
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    helped = re.findall(r"^help of (\S+) 0$", run.stdout, re.MULTILINE)
+    assert helped == list(_COMMANDS), run.stdout
+    assert "default: None" not in run.stdout and run.stdout.count("(required)") > 10
+    for text in _COMMANDS.values():
+        assert text.split(",")[0][:40] in " ".join(run.stdout.split())
+    lines = run.stderr.splitlines()
+    ends = {line.rsplit(" ", 1)[0]: int(line[-1]) for line in lines if line.rsplit(" ", 1)[0] in commands}
+    assert ends == {"server": 2, "eval": 2, "no reward model": 2, "nothing": 0}
+    refusals = [line for line in lines if "pip install" in line]
+    extras = [re.search(r'`pip install "hf-cong\[(\w+)\]"`\.$', line)[1] for line in refusals]
+    assert extras == ["server", "eval", "eval", "eval", "server"]

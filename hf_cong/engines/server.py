@@ -12,7 +12,7 @@ try:
     import openai
 except ImportError as error:
     raise ImportError(
-        "A model behind a URL needs the package openai. Install it: `pip install 'hf-cong[server]'`."
+        'A model behind a URL needs the package openai. Install it: `pip install "hf-cong[server]"`.'
     ) from error
 
 _ADDRESS = re.compile(r"https?://(\[[\da-f:.]+\]|[^\s/:#\[\]]+)(:\d+)?([/#]\S*)?", re.IGNORECASE)

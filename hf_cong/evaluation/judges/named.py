@@ -1,7 +1,6 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """The judge that a name stands for."""
 
-from .endpoint_judge import EndpointJudge
 from .judge import Judge
 from .reward_model_judge import RewardModelJudge
 
@@ -21,5 +20,7 @@ def named_judge(
     The arguments are theirs; each takes those it knows.
     """
     if "://" in name:
+        from .endpoint_judge import EndpointJudge
+
         return EndpointJudge(name, max_tokens=max_tokens, concurrency=concurrency)
     return RewardModelJudge(name, dtype=dtype, trust_remote_code=trust_remote_code, batch_size=batch_size)

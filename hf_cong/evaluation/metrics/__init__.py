@@ -11,7 +11,7 @@ from pathlib import Path
 try:
     import evaluate
 except ImportError as error:
-    raise ImportError("These modules need the package evaluate. Install it: `pip install 'hf-cong[eval]'`.") from error
+    raise ImportError('These modules need the package evaluate. Install it: `pip install "hf-cong[eval]"`.') from error
 
 from .distinct_n.distinct_n import DistinctN
 from .implicit_reward.implicit_reward import ImplicitReward
