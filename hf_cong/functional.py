@@ -46,7 +46,7 @@ def _check_threshold(plausibility_threshold: float) -> None:
 
 
 def _check_number(name: str, value: float) -> None:
-    if not isinstance(value, int | float):
+    if not isinstance(value, int | float) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be an int or a float, got {value!r:.80}. Pass the number itself, unquoted.")
 
 

@@ -185,7 +185,7 @@ def test_settings_out_of_range(settings, message):
             make()
 
 
-@pytest.mark.parametrize("value", ["2", None, [1.0]])
+@pytest.mark.parametrize("value", ["2", None, [1.0], True])
 def test_a_setting_that_is_no_number_is_named(tmp_path, value):
     """As it arrives from JSON: a configuration edited by hand, `--hf-overrides`."""
     EmulatedFineTuningForCausalLM.from_pair(tiny_base("llama"), *tiny_pair("llama")).save_pretrained(tmp_path)

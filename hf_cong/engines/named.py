@@ -6,7 +6,7 @@ from collections.abc import Callable
 import torch
 from accelerate import PartialState
 from peft import PeftConfig
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
 from ..checkpoints import commit_of, model_identity
@@ -130,9 +130,11 @@ def named_engine(
             return ContrastivePairForCausalLM.from_pair(policy, before_it, **settings, model_init_kwargs=own)
         return AutoModelForCausalLM.from_pretrained(policy, **settings, **own)
 
-    if base is not None:
-        return load, engine_id, AutoTokenizer.from_pretrained(base, **trust, **pins["base"])
-    beside = load_tokenizer(policy, **trust, **of_policy) if adapter else None  # PEFT saves an adapter without one
-    if adapter and beside is None and before:
-        return load, engine_id, AutoTokenizer.from_pretrained(before, **trust, **pins["reference"])
-    return load, engine_id, beside or AutoTokenizer.from_pretrained(policy, **trust, **of_policy)
+    owners = {"base": base} if base is not None else {"policy": policy}
+    if adapter and base is None and before:
+        owners["reference"] = before  # PEFT saves an adapter without a tokenizer
+    for role, name in owners.items():
+        tokenizer = load_tokenizer(name, **trust, **pins[role])
+        if tokenizer is not None:
+            return load, engine_id, tokenizer
+    raise ValueError(f"`{role}` {name!r:.80} has no tokenizer beside it. Save the tokenizer of the model there.")

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from huggingface_hub import hf_hub_download, is_offline_mode
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError, RemoteEntryNotFoundError
 from torch import Tensor
 from transformers import (
     AutoConfig,
@@ -331,9 +333,34 @@ def is_adapter(name: str | os.PathLike, model_init_kwargs: dict | None) -> bool:
 
 
 def load_tokenizer(name: str, **where) -> PreTrainedTokenizerBase | None:
-    """The tokenizer beside a model, `None` if the model has no name or was saved without one."""
-    try:
-        # Said, since transformers would ask at the terminal where a directory without a tokenizer has remote code.
-        return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False, **where}) if name else None
-    except (OSError, ValueError):
+    """
+    The tokenizer beside a model, `None` if the model has no name or was saved without one.
+
+    Raises:
+        OSError: if it cannot be told whether there is one: nobody answers, or the repository may not be read.
+        ValueError: if there is one that cannot be loaded.
+    """
+    # Asked first, since transformers makes up an empty one for some families, and also when it cannot read the files.
+    if not name or not any(_is_there(name, file, **lookup(where)) for file in _TOKENIZER_FILES):
         return None
+    # Said, since transformers would ask at the terminal where a directory has remote code.
+    return AutoTokenizer.from_pretrained(name, **{"trust_remote_code": False, **where})
+
+
+# Every tokenizer has one of these, the first if it was saved in the last years.
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+def _is_there(name: str, file: str, **where) -> bool:
+    """Whether a directory or a repository of the Hub holds a file. What cannot be told is raised."""
+    if os.path.isdir(name):
+        return Path(name, file).is_file()
+    try:
+        hf_hub_download(name, file, **where)
+    except (RemoteEntryNotFoundError, HFValidationError):  # no such file, or a directory that is gone
+        return False
+    except LocalEntryNotFoundError:
+        if not is_offline_mode():  # there, what was downloaded is all there is
+            raise
+        return False
+    return True

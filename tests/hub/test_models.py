@@ -15,6 +15,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from hf_cong import ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM, generate_completions
 from hf_cong.checkpoints import model_identity
 from hf_cong.engines.named import named_engine
+from hf_cong.pair.modeling_stacks import load_tokenizer
 from hf_cong.prompts import prompt_id, read_prompts
 from hf_cong.weights import Weights
 from tests.oracle import oracle_greedy
@@ -235,6 +236,40 @@ def test_an_adapter_that_cannot_be_had_is_not_called_no_adapter(hub, monkeypatch
     monkeypatch.setenv("HF_TOKEN", hub.other_token)
     with pytest.raises(OSError, match=r"gated repo(.|\n)*alice/gated-lora"):
         load("alice/gated-lora")
+
+
+@pytest.mark.parametrize("case", ["private", "gated", "spoilt"])
+def test_a_tokenizer_that_cannot_be_had_is_not_called_none(hub, weak, tmp_path, monkeypatch, case):
+    """Vocabularies would pass uncompared, or be compared with the empty one that transformers makes up."""
+    name = f"alice/tokenizer-{case}"
+    push(name, weak[1], tiny_tokenizer())
+    load = AutoModelForCausalLM.from_pretrained
+    policy, reference = load("alice/weak-dpo"), load(name, cache_dir=tmp_path)
+    with monkeypatch.context() as patch:
+        if case == "spoilt":  # a status that the client does not try again
+            patch.setattr(hub, "misbehave", lambda method, address: 418 if "tokenizer.json" in address else None)
+        else:
+            HfApi().update_repo_settings(name, **{"private": True} if case == "private" else {"gated": "auto"})
+            patch.setenv("HF_TOKEN", hub.other_token)
+        with pytest.raises(OSError, match=name if case != "spoilt" else "check your connection"):
+            ContrastivePairForCausalLM.from_pair(policy, reference)
+    ContrastivePairForCausalLM.from_pair(policy, reference)  # the control
+
+
+def test_a_model_without_a_tokenizer_is_given_none(weak, tmp_path, monkeypatch):
+    push("alice/bare", weak[1])
+    for name in ("alice/bare", str(tmp_path / "gone"), ""):
+        assert load_tokenizer(name) is None
+    with pytest.raises(ValueError, match="`policy` 'alice/bare' has no tokenizer beside it"):
+        named_engine("alice/bare", "alice/weak")
+    ContrastivePairForCausalLM.from_pair("alice/weak-dpo", "alice/bare").save_pretrained(tmp_path / "pair")
+    assert AutoTokenizer.from_pretrained(tmp_path / "pair").get_vocab() == tiny_tokenizer().get_vocab()
+    ContrastivePairForCausalLM.from_pair("alice/bare", "alice/weak").save_pretrained(tmp_path / "bare")
+    assert not list((tmp_path / "bare").glob("*token*"))
+    # Without a network, what was downloaded is all there is.
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert load_tokenizer("alice/bare") is None
+    assert load_tokenizer("alice/weak") is not None
 
 
 def test_a_private_pair_loads_for_its_owner(hub, weak, monkeypatch):
