@@ -4,13 +4,12 @@
 from pathlib import Path
 
 import datasets
-from transformers import AutoConfig
 
 from ...checkpoints import commit_of, content_key
 from ...engines.named import named_engine
 from ...functional import check_alpha
 from ...journal import check_identity, read_manifest, write_manifest
-from ...pair.modeling_stacks import is_adapter, load_tokenizer
+from ...pair.modeling_stacks import is_adapter
 from ...prompts import read_prompts
 from ...rewards.reward_accuracy import read_preferences
 from .report import Finding, PairReport
@@ -99,7 +98,10 @@ def check_pair(
     rows, dropped = read_prompts(prompts, invalid=invalid_prompts)
     if preferences is not None:
         preferences = list(zip(*read_preferences(preferences).values(), strict=True))
-    _check_names(policy, reference)
+    if reference is not None and is_adapter(reference, None):
+        raise ValueError(
+            f"`reference` is an adapter, {reference!r:.80}. Merge it into its base model and save that first."
+        )
     load, identity, tokenizer = named_engine(
         policy, reference, alpha=alpha, plausibility_threshold=plausibility_threshold, dtype=dtype
     )
@@ -140,14 +142,3 @@ def check_pair(
     if path is not None:
         write_manifest(path, {"identity": identity, **report.to_dict()})
     return report
-
-
-def _check_names(policy: str, reference: str | None) -> None:
-    """Refuses, more clearly than loading would, a reference that is an adapter and a policy without a tokenizer."""
-    if reference is not None and is_adapter(reference, None):
-        raise ValueError(
-            f"`reference` is an adapter, {reference!r:.80}. Merge it into its base model and save that first."
-        )
-    if not is_adapter(policy, None) and load_tokenizer(policy) is None:
-        AutoConfig.from_pretrained(policy)  # if there is no model either, it says so
-        raise ValueError(f"`policy` {policy!r:.80} has no tokenizer beside it. Save the tokenizer of the model there.")
