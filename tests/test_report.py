@@ -46,13 +46,13 @@ def test_rank_correlation_by_hand():
     assert spearman([1, 1, 1], [1, 2, 3]) is None
 
 
-ROWS = [{"system": "a|b", "gold": 0.12345, "n": 3}, {"system": "longer name", "gold": None, "n": 12}]
+ROWS = [{"system": "a|b", "to a|b": 0.12345, "n": 3}, {"system": "longer name", "to a|b": None, "n": 12}]
 
 
 def test_table_is_aligned():
     lines = render_table(ROWS).splitlines()
-    assert lines[0].split() == ["system", "gold", "n"]
-    assert lines[3] == "longer name      -  12"
+    assert lines[0].split() == ["system", "to", "a\\|b", "n"]
+    assert lines[3] == "longer name        -  12"
     assert len({len(line) for line in lines}) == 1
 
 
@@ -60,6 +60,8 @@ def test_markdown_table_has_one_cell_per_column():
     lines = render_table(ROWS, markdown=True).splitlines()
     assert lines[1].replace("-", "") == "|  | : | : |"
     assert [len(line.replace("\\|", "").split("|")) for line in lines] == [5] * 4
+    narrow = render_table([{"a": "x", "n": 3}], markdown=True).splitlines()
+    assert narrow == ["| a  |  n |", "| -- | -: |", "| x  |  3 |"]
 
 
 def test_table_refuses_rows_that_do_not_fit():

@@ -120,12 +120,13 @@ def plot_differences(
                 markersize=7,
                 capsize=3,
             )
-        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.xaxis.set_major_locator(MaxNLocator(3))
+        axes.xaxis.set_major_formatter("{x:g}")
         axes.margins(x=0.1)
         axes.grid(axis="y", visible=False)
     for axes in panels[len(differences) :]:
         axes.set_axis_off()
-    panels[0].set_yticks(range(len(systems)), [wrap(system, 22) for system in systems])
+    panels[0].set_yticks(range(len(systems)), [wrap(system, 24) for system in systems])
     panels[0].set_ylim(len(systems) - 0.4, -0.6)
     figure.suptitle(wrap(title, 76), fontsize=12)
     figure.supxlabel(wrap(f"difference to {baseline}, 95% interval (filled: it excludes 0)", 72), fontsize=11)

@@ -25,8 +25,9 @@ def render_table(rows: Sequence[Mapping[str, object]], *, markdown: bool = False
     for number, row in enumerate(rows):
         if list(row) != titles:
             raise ValueError(f"Row {number} has the columns {list(row)}; all rows must have those of row 0: {titles}.")
-    cells = [titles, *([_cell(row[title]) for title in titles] for row in rows)]
-    widths = [max(len(line[column]) for line in cells) for column in range(len(titles))]
+    cells = [[_cell(title) for title in titles], *([_cell(row[title]) for title in titles] for row in rows)]
+    least = 2 if markdown else 1  # GitHub takes a colon without a dash for text, and then shows no table
+    widths = [max(least, *(len(line[column]) for line in cells)) for column in range(len(titles))]
     lines = [
         [cell.ljust(width) if column == 0 else cell.rjust(width) for column, (cell, width) in enumerate(pairs)]
         for pairs in (list(zip(line, widths, strict=True)) for line in cells)

@@ -2,11 +2,13 @@
 """Systems on tasks and prompts: lm-eval's numbers, differences by document, killed and resumed by system and task."""
 
 import json
+import math
 import multiprocessing
 import os
 import signal
 import weakref
 from pathlib import Path
+from unittest import mock
 
 import datasets
 import lm_eval
@@ -29,6 +31,7 @@ from hf_cong.recipes import parse
 from hf_cong.report.statistics import paired_difference
 from hf_cong.sandbox.world import FACTS, request
 from hf_cong.sandbox.world import prompts as world_prompts
+from tests.evaluation.judges.reward_models import save_gated
 from tests.evaluation.lm_tasks import write_systems, write_tasks
 from tests.tiny import tiny_model
 
@@ -86,10 +89,11 @@ def row(rows, task, system):
 
 
 def stock(model, names, folder, tasks, num_fewshot=None):
-    """lm-eval's own call on a loaded model."""
+    """lm-eval's own call on a loaded model, without its report on the machine, which takes a second."""
     lm = HFLM(model, tokenizer=AutoTokenizer.from_pretrained(names["strong"]), batch_size=8)
     manager = TaskManager(include_path=folder, include_defaults=False)
-    return lm_eval.simple_evaluate(lm, tasks=tasks, num_fewshot=num_fewshot, task_manager=manager, bootstrap_iters=10)
+    with mock.patch("lm_eval.evaluator.add_env_info"):
+        return lm_eval.simple_evaluate(lm, tasks=tasks, num_fewshot=num_fewshot, task_manager=manager)
 
 
 def pair_of(names, alpha=0.4, plausibility_threshold=0.1):
@@ -390,12 +394,16 @@ def test_the_command_does_what_the_call_does(tmp_path, systems, folder, whole, c
     assert "`baseline` is 'b'; it must be one of the systems: a" in capsys.readouterr().err
 
 
-def test_the_command_takes_a_judge(tmp_path, systems, judge, capsys):
+def test_the_command_takes_a_judge_whose_head_is_code_by_hand(tmp_path, systems, capsys):
+    (tmp_path / "judge").mkdir()
+    judge, _ = save_gated(tmp_path / "judge", several=False)
     (tmp_path / "prompts.jsonl").write_text("".join(json.dumps({"prompt": prompt}) + "\n" for prompt in PROMPTS))
     two = json.dumps({name: systems[name] for name in ("strong", "adapted")})
     argv = ["--systems", two, "--baseline", "strong", "--prompts", str(tmp_path / "prompts.jsonl"), "--judge", judge]
     argv += ["--output_dir", str(tmp_path / "out"), "--max_new_tokens", "6", "--dtype", "float32"]
-    assert main(["evaluate", *argv]) == 0
+    assert main(["evaluate", *argv]) == 2
+    assert "`--trust_remote_code` by hand" in capsys.readouterr().err and not (tmp_path / "out").exists()
+    assert main(["evaluate", *argv, "--trust_remote_code"]) == 0
     assert f"win rate against strong by {judge}" in capsys.readouterr().out
     assert len(list((tmp_path / "out").glob("judge-*.jsonl"))) == 1
 
@@ -427,7 +435,8 @@ REFUSED_TASKS = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED_TASKS)
+# A name that the folder lacks is looked for among lm-eval's 14,000, whose files take seconds to read.
+@pytest.mark.parametrize("case", [pytest.param("choise", marks=pytest.mark.slow), *list(REFUSED_TASKS)[1:]])
 def test_refused_tasks(case, folder):
     tasks, message = REFUSED_TASKS[case] if isinstance(REFUSED_TASKS[case], tuple) else (case, REFUSED_TASKS[case])
     with pytest.raises(ValueError, match=message):
@@ -465,12 +474,15 @@ REFUSED = {
     "`baseline` is 'x'; it must be one of the systems": {"baseline": "x"},
     "'strong' is no pair": {"prompts": PROMPTS, "reward": "strong"},
     "there is no folder": {"include_path": "nowhere"},
+    "temperature": {"prompts": PROMPTS, "temperature": math.nan},
+    "`max_new_tokens` must be an int": {"prompts": PROMPTS, "max_new_tokens": 4.0},
+    "`batch_size` must be a whole number": {"batch_size": "8"},
 }
 
 
 @pytest.mark.parametrize("message", REFUSED)
 def test_refused(message, systems, folder, tmp_path):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
+    with pytest.raises((ValueError, TypeError, FileNotFoundError), match=message):
         run(tmp_path, {"strong": systems["strong"]}, folder, **REFUSED[message])
     assert not list(tmp_path.iterdir())
 
