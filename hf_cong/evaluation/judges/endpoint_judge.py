@@ -26,6 +26,7 @@ Explain your judgement in a few sentences. Then write the verdict in a last line
 "Verdict: A", "Verdict: B" and "Verdict: tie"."""
 
 _VERDICT = re.compile(r"(?:Verdict: )?(A|B|tie)")
+_REFUSED = (openai.BadRequestError, openai.UnprocessableEntityError)
 _SHARE = {"A": 1.0, "tie": 0.5, "B": 0.0}  # that answer A wins
 
 
@@ -110,7 +111,7 @@ class EndpointJudge(Judge):
             None if a == b else (judge_prompt(prompt, a, b), judge_prompt(prompt, b, a))
             for prompt, a, b in zip(prompts, first, second, strict=True)
         ]
-        self._ask(list(dict.fromkeys(text for pair in pairs if pair is not None for text in pair)))
+        self._ask({text: prompt for prompt, pair in zip(prompts, pairs, strict=True) for text in pair or ()})
         return [self._verdict(pair) for pair in pairs]
 
     def _verdict(self, pair: tuple[str, str] | None) -> dict:
@@ -124,8 +125,8 @@ class EndpointJudge(Judge):
             share = first if first == swapped else 0.5
         return {"share": share, "orders": orders, "answers": [answer["content"] for answer in answers]}
 
-    def _ask(self, texts: list[str]) -> None:
-        """Sees to it that there is an answer to each text."""
+    def _ask(self, texts: dict[str, str | list[dict]]) -> None:
+        """Sees to it that there is an answer to each text; they are mapped to the prompts that they are about."""
         left = [text for text in texts if content_key(text) not in self._answers]
         with tqdm(total=len(texts), initial=len(texts) - len(left), desc=f"Judging by {self.name}") as progress:
 
@@ -140,17 +141,20 @@ class EndpointJudge(Judge):
                 _, failure = ask_all(ask, left[1:], self.concurrency)
         if failure is not None:
             answered = sum(content_key(text) in self._answers for text in texts)
-            busy = "; lower `concurrency`" if isinstance(failure, openai.RateLimitError) else ""
+            hint = "; lower `concurrency`" if isinstance(failure, openai.RateLimitError) else ""
+            if isinstance(failure, _REFUSED):  # for good, perhaps: by a filter, or since the context is too short
+                prompt = next(prompt for text, prompt in texts.items() if content_key(text) not in self._answers)
+                hint = f"; the first that is missing is about the prompt {repr(prompt)[:80]}"
             kept = "" if self._journal is None else " Every answer is kept; repeat the command to go on."
             raise ConnectionError(
-                f"`judge`: {self._server.url} failed after {answered} of {len(texts)} answers: {cause(failure)}{busy}."
+                f"`judge`: {self._server.url} failed after {answered} of {len(texts)} answers: {cause(failure)}{hint}."
                 f"{kept}"
             ) from failure
 
     def _first(self, text: str) -> None:
         try:
             self._request(text)
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+        except _REFUSED as error:
             # Models that reason take no temperature, and count what they think under another name.
             options, limit = dict(self._options), self._options["max_tokens"]
             self._options = {"model": options["model"], "max_completion_tokens": limit}

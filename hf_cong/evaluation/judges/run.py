@@ -28,8 +28,9 @@ def run_judge(
     Judges the completions of every two systems for the prompts that both answered, and keeps all in `output_dir`.
 
     Every answer of the judge is journaled as it comes. After a kill, or a judge that fails half-way, the same command
-    asks for what is missing and ends with the verdicts of a run that was not interrupted; after the end it returns
-    those that are stored. Systems are joined by `prompt_id`; what only one of two answered is counted and reported.
+    asks for what is missing and ends with the verdicts of a run that was not interrupted, even if completions were
+    added, corrected or left out meanwhile; after the end it returns those that are stored. Systems are joined by
+    `prompt_id`; what only one of two answered is counted and reported.
 
     Args:
         systems (`Mapping[str, object]`):
@@ -71,7 +72,7 @@ def run_judge(
         check_identity(identity, read_manifest(output_dir / _MANIFEST)["identity"], output_dir / _MANIFEST)
         return _read_verdicts(output_dir)
 
-    with Journal(output_dir / "journal.jsonl", identity) as journal:
+    with Journal(output_dir / "journal.jsonl", {"judge": judge.identity}) as journal:
         judge.keep_answers(journal)
         rows = []
         for first, second in contests:
@@ -93,7 +94,9 @@ def run_judge(
 
 def check_systems(systems: Mapping[str, object], baseline: str | None) -> None:
     """Raises `ValueError` unless there are two systems or more, with names, and the baseline, if any, is one."""
-    named = isinstance(systems, Mapping) and all(isinstance(name, str) and name.strip() for name in systems)
+    named = isinstance(systems, Mapping) and all(
+        isinstance(name, str) and name.strip() and name.isprintable() for name in systems
+    )
     if not named or len(systems) < 2:
         raise ValueError(
             f"`systems` is {repr(systems)[:80]}; it must map two or more names to completions, such as "

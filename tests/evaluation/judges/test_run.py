@@ -148,6 +148,19 @@ def test_the_same_command_goes_on_where_the_judge_failed(server, tmp_path, capsy
     assert files(tmp_path / "torn") == torn
 
 
+def test_what_the_server_refuses_for_good_can_be_left_out(server, tmp_path):
+    systems = {"a": rows(["an owl"] * 4), "b": rows(["a fox"] * 4)}
+    server.misbehave = lambda number, body: 400 if PROMPTS[2] in body["messages"][0]["content"] else None
+    for asked in (5, 1):  # the fifth is refused, and so it is again
+        server.requests.clear()
+        with pytest.raises(ConnectionError, match=f"failed after 4 of 8 .* is about the prompt '{PROMPTS[2]}'"):
+            run_judge(systems, EndpointJudge(server.url, concurrency=1), output_dir=tmp_path)
+        assert len([body for body in server.requests if "temperature" in body]) == asked
+    answered = len(server.answered)
+    verdicts = run_judge({**systems, "b": systems["b"][:2]}, EndpointJudge(server.url), output_dir=tmp_path)
+    assert [row["share"] for row in verdicts] == [1.0, 1.0] and len(server.answered) == answered == 4
+
+
 def test_a_reward_model_goes_on_where_it_was_killed(tmp_path):
     def judge():
         return RewardModelJudge(reward_model(pad_token_id=0), tokenizer(), batch_size=2)
@@ -300,7 +313,9 @@ def test_a_text_longer_than_a_reward_model_takes_stops_nothing(tmp_path):
     assert re.search(r"\| short +\| +3 \| -?\d", page) and re.search(r"\| long +\| +2 \| -?\d", page)
 
 
-@pytest.mark.parametrize("systems", ["a", "{}", '{"a": "b"}', '{"": "b", "c": "d"}', '["a", "b"]', None])
+@pytest.mark.parametrize(
+    "systems", ["a", "{}", '{"a\\nb": "c", "d": "e"}', '{"a": "b"}', '{"": "b", "c": "d"}', '["a", "b"]', None]
+)
 def test_two_systems_have_names(systems, tmp_path, capsys):
     given = [] if systems is None else ["--systems", systems]
     assert main(["judge", *given, "--judge", "http://127.0.0.1:1/v1", "--output_dir", str(tmp_path)]) == 2
