@@ -2,6 +2,7 @@
 """Sampling in which each row has its own random numbers, so that its draws do not depend on its neighbours."""
 
 import hashlib
+import math
 from dataclasses import asdict, dataclass
 
 import torch
@@ -72,6 +73,8 @@ class Decoding:
         if self.repetition_penalty <= 0:
             raise ValueError(f"`repetition_penalty` must be above 0, got {self.repetition_penalty}; 1.0 is off.")
         if self.do_sample:
+            if self.temperature == math.inf:
+                raise ValueError("`temperature` must be finite, got inf.")
             self.warpers()
 
     def settings(self) -> dict:

@@ -107,6 +107,7 @@ REFUSED = {
     "evaluate: no documents": ([*evaluated(), "--tasks", "arc_easy", "--limit", "0"], "`limit`"),
     "evaluate: temperature is no number": ([*evaluated(), "--temperature", "nan"], "`temperature` (=nan)"),
     "evaluate: temperature 0": ([*evaluated(), "--temperature", "0"], "`temperature` (=0.0)"),
+    "evaluate: endless temperature": ([*evaluated(), "--temperature", "inf"], "`temperature` must be finite"),
     "evaluate: batches of 0": ([*evaluated(), "--batch_size", "0"], "`batch_size` must be"),
     "evaluate: no tokens": ([*EVALUATE[:-1], "0", *evaluated()[7:]], "`max_new_tokens` must be at least 1"),
     "evaluate: top_p above 1": ([*evaluated(), "--top_p", "1.5"], "top_p"),
