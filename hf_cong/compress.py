@@ -137,7 +137,7 @@ def compress_pair(
         ValueError: if the two are not checkpoints of one architecture and vocabulary, are identical or quantised or
             not in safetensors; if a matrix belongs to a family that a LoRA pair does not cover; if a rank, α or τ is
             out of range; or if `output_dir` holds something else.
-        RuntimeError: if another process is writing to `output_dir`.
+        BlockingIOError: if another process is writing to `output_dir`.
 
     Source: [ConG](https://huggingface.co/papers/2510.07884) leaves lighter approximations of alignment states to
     future work; truncated SVD is the best approximation of a given rank (Eckart and Young 1936).

@@ -115,7 +115,8 @@ def generate_completions(
         TypeError: if `engine` is none of these, or a whole number is not an `int`.
         ValueError: if a prompt is invalid or too long for the engine, a setting is out of range, the engine is an
             encoder-decoder or has fewer embeddings than the tokenizer has tokens, or `output_dir` holds another run.
-        RuntimeError: if another process is writing to `output_dir`, or one prompt alone does not fit in memory.
+        BlockingIOError: if another process is writing to `output_dir`.
+        RuntimeError: if one prompt alone does not fit in memory.
         ConnectionError: if a server is down, too slow, or answers with errors or nonsense. What it answered is kept.
 
     Source: the sampling steps of [ConG](https://huggingface.co/papers/2510.07884).

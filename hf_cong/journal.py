@@ -42,7 +42,7 @@ class Journal:
     Raises:
         ValueError: if the file is no journal or belongs to another run, or a line before the last is not a JSON
             object.
-        RuntimeError: if another process has the journal open.
+        BlockingIOError: if another process has the journal open.
     """
 
     def __init__(self, path: str | os.PathLike, identity: dict, provenance: dict | None = None):
@@ -70,6 +70,7 @@ class Journal:
 
     def close(self) -> None:
         os.close(self._file)  # releases the lock
+        self._file = -1  # its number may soon be another file's
 
     def __enter__(self) -> "Journal":
         return self
@@ -81,7 +82,7 @@ class Journal:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise RuntimeError(
+            raise BlockingIOError(
                 f"{self.path} is being written by another process; one journal has one writer. "
                 "Wait for the other run to end, or give this one another `output_dir`."
             ) from None

@@ -138,7 +138,7 @@ def test_provenance_is_stored_and_not_compared(tmp_path):
 def test_a_second_writer_is_refused_until_the_first_closes(tmp_path):
     # The lock belongs to the opened file, not to the process, so one process can play both writers.
     with Journal(tmp_path / "j", IDENTITY) as first:
-        with pytest.raises(RuntimeError, match="being written by another process"):
+        with pytest.raises(BlockingIOError, match="being written by another process"):
             Journal(tmp_path / "j", IDENTITY)
         first.append([{"n": 0}])
     with Journal(tmp_path / "j", IDENTITY) as second:

@@ -102,7 +102,8 @@ def run_search(
     Raises:
         TypeError: if an argument is of another type.
         ValueError: if a setting or a prompt is refused, or `output_dir` holds another run.
-        RuntimeError: if another process is writing to `output_dir`, or one prompt alone does not fit in memory.
+        BlockingIOError: if another process is writing to `output_dir`.
+        RuntimeError: if one prompt alone does not fit in memory.
         ConnectionError: if a server is down, too slow or busy, or answers nonsense. What it answered is kept.
 
     Source: [Weak-to-Strong Search](https://huggingface.co/papers/2405.19262).

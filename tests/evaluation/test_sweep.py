@@ -532,6 +532,11 @@ def test_the_command(tmp_path, capsys):
     )
     assert sorted(scores) == pytest.approx(sorted(expected), abs=1e-4)
     capsys.readouterr()
+    taken = tmp_path / "taken" / "completions" / "alpha-0.4_threshold-0.1_temperature-0.8" / "journal-00000.jsonl"
+    with Journal(taken, {}):
+        assert main([*whole, "--output_dir", str(tmp_path / "taken")]) == 2
+    error = capsys.readouterr().err
+    assert "is being written by another process" in error and "Traceback" not in error
     for message, extra in (
         ("`output_dir` is required", argv),
         ("is no pair. Pass a LoRA adapter", [*argv, "--output_dir", str(tmp_path / "x")]),

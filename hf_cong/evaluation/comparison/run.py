@@ -102,7 +102,7 @@ def run_evaluation(
     Raises:
         TypeError: if a setting is of another type.
         ValueError: if a setting, a system, a task or a prompt is refused, or `output_dir` holds another run.
-        RuntimeError: if another process is writing to `output_dir`.
+        BlockingIOError: if another process is writing to `output_dir`.
     """
     check_systems(systems)
     _check_options(systems, baseline, tasks, limit, prompts, reward, judge, batch_size)
@@ -132,7 +132,8 @@ def run_evaluation(
         stack.enter_context(progress)
         if judge is not None:
             path = output_dir / f"judge-{content_key(judge.identity)}.jsonl"
-            judge.keep_answers(stack.enter_context(Journal(path, judge.identity)))
+            answers = stack.enter_context(Journal(path, judge.identity))
+            stack.enter_context(judge.keep_answers(answers))
         measure = functools.partial(
             _measure, limit=limit, apply_chat_template=apply_chat_template, folder=output_dir / "samples"
         )

@@ -51,7 +51,7 @@ def run_judge(
         FileNotFoundError: if there is no such run or file.
         ValueError: see [`check_systems`] and [`read_completions`]; or if two systems have no prompt in common, or
             `output_dir` holds another run.
-        RuntimeError: if another process is writing to `output_dir`.
+        BlockingIOError: if another process is writing to `output_dir`.
         ConnectionError: if a judge behind a URL fails. What it answered is kept.
     """
     check_systems(systems, baseline)
@@ -72,8 +72,7 @@ def run_judge(
         check_identity(identity, read_manifest(output_dir / _MANIFEST)["identity"], output_dir / _MANIFEST)
         return _read_verdicts(output_dir)
 
-    with Journal(output_dir / "journal.jsonl", {"judge": judge.identity}) as journal:
-        judge.keep_answers(journal)
+    with Journal(output_dir / "journal.jsonl", {"judge": judge.identity}) as journal, judge.keep_answers(journal):
         rows = []
         for first, second in contests:
             names = shared[first, second]

@@ -118,7 +118,7 @@ def run_sweep(
         TypeError: if `pair` is no pair, or a judge cannot score.
         ValueError: if a setting is out of range or comes twice, a prompt is refused, a judge gives no finite number,
             or `output_dir` holds another run.
-        RuntimeError: if another process is writing to `output_dir`.
+        BlockingIOError: if another process is writing to `output_dir`.
 
     Source: the analysis of implicit and explicit reward over α of [ConG](https://huggingface.co/papers/2510.07884).
     """
