@@ -47,7 +47,7 @@ def test_a_tie_between_neighbours_is_too_thin_and_says_how_many_prompts_it_takes
     assert "cannot be told apart from α = 0." in found["reason"]
     assert "the careful choice is α = 0.5, T = 0.8, the nearest of these to the policy" in found["reason"]
     # more prompts tell the same difference
-    settled = recommend(made({0.3: 0.25, 0.5: 0.3, 1.0: 0.1}, noise=0.1, n=2000), SERIES, ["gold"])
+    settled = recommend(made({0.3: 0.25, 0.5: 0.3, 1.0: 0.1}, noise=0.1, n=400), SERIES, ["gold"])
     assert (settled["verdict"], settled["alpha"]) == (RECOMMENDED, 0.5)
 
 
