@@ -123,7 +123,8 @@ def win_rate(
     √(n / (n − 1)) ask for, without which it is too narrow for few prompts. What no prompt shows, no resample shows
     either, though with confidence 1 − δ it may have a probability of 1 − (δ/2)^(1/n) (Clopper and Pearson). So where
     no prompt is lost, the lower end leaves room for losses of that probability, and where none is won, the upper end
-    for wins.
+    for wins. Both ends do where that probability is at least one half, which at 95% is below six prompts: even if all
+    agree, that is no evidence.
 
     Args:
         scores (`Sequence[float]`):
