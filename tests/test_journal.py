@@ -222,3 +222,15 @@ def test_a_manifest_of_other_files_is_kept(tmp_path):
     check_manifest(path, ("data",))
     with pytest.raises(ValueError, match=r"holds data, .* other would take the place .* another `output_dir`"):
         check_manifest(path, ("other",))
+
+
+def test_a_closed_journal_writes_to_no_other_file(tmp_path):
+    with Journal(tmp_path / "journal.jsonl", IDENTITY) as journal:
+        journal.append([{"n": 1}])
+    with open(tmp_path / "other", "wb") as other:  # gets the number that the journal had
+        other.write(b"other")
+        other.flush()
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            journal.append([{"n": 2}])
+    assert (tmp_path / "other").read_bytes() == b"other"
+    assert read_journal(tmp_path / "journal.jsonl")[1] == [{"n": 1}]

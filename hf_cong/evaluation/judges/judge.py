@@ -1,6 +1,9 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """What every judge is asked, and what it does with its answers: which of two completions is better?"""
 
+import contextlib
+from collections.abc import Iterator
+
 from ...journal import Journal
 from ...rewards.likelihood import check_complete
 
@@ -22,11 +25,16 @@ class Judge:
     def __init__(self):
         self._journal, self._answers = None, {}
 
-    def keep_answers(self, journal: Journal) -> None:
-        """Keeps answers as they come from now on. What the journal holds is not asked for again."""
+    @contextlib.contextmanager
+    def keep_answers(self, journal: Journal) -> Iterator[None]:
+        """Keeps answers as they come, in a `with` block. What the journal holds is not asked for again."""
         self._journal = journal
         for record in journal.records:
             self._count(record)
+        try:
+            yield
+        finally:
+            self._journal = None
 
     def verdicts(self, prompts: list, first: list[str], second: list[str]) -> list[dict]:
         """

@@ -111,8 +111,7 @@ def test_what_cannot_be_read_is_kept_and_not_guessed(server, tmp_path, spoil):
 
     server.misbehave = misbehave
     judge = EndpointJudge(server.url)
-    with Journal(tmp_path / "journal.jsonl", judge.identity) as journal:
-        judge.keep_answers(journal)
+    with Journal(tmp_path / "journal.jsonl", judge.identity) as journal, judge.keep_answers(journal):
         verdicts = judge.verdicts(PROMPTS, FIRST, SECOND)
     assert [verdict["share"] for verdict in verdicts] == [None, *SHARES[1:]]
     assert verdicts[0]["orders"] == [None, "A"]
@@ -136,18 +135,17 @@ def test_a_failure_half_way_loses_nothing(server, tmp_path, monkeypatch, failure
     server.reset()
     server.misbehave = lambda number, body: failure if number >= 5 else None
     judge = EndpointJudge(server.url, concurrency=2, max_retries=0)
-    with Journal(tmp_path / "journal.jsonl", judge.identity) as journal:
-        judge.keep_answers(journal)
-        with pytest.raises(ConnectionError, match=r"failed after 5 of 12 answers: .*\. Every answer is kept") as error:
-            judge.verdicts(prompts, *texts)
+    refusal = pytest.raises(ConnectionError, match=r"failed after 5 of 12 answers: .*\. Every answer is kept")
+    with Journal(tmp_path / "journal.jsonl", judge.identity) as journal, judge.keep_answers(journal), refusal as error:
+        judge.verdicts(prompts, *texts)
     assert str(error.value).startswith(f"`judge`: {server.url} failed")
     assert len(server.requests) <= 5 + 2  # the first failure stops the asking
     again = EndpointJudge(server.url)
     server.misbehave = lambda number, body: None
     with Journal(tmp_path / "journal.jsonl", again.identity) as journal:
         assert len(journal.records) == 5
-        again.keep_answers(journal)
-        assert again.verdicts(prompts, *texts) == whole
+        with again.keep_answers(journal):
+            assert again.verdicts(prompts, *texts) == whole
     assert len(server.answered) == len(set(server.answered)) == 12  # none was answered twice
     assert again.cost == {
         "requests": 12,
@@ -204,8 +202,8 @@ def test_answers_without_usage_are_counted(server):
 def test_the_key_is_the_environments_and_nowhere_else(server, tmp_path, monkeypatch, caplog):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     judge = EndpointJudge(server.url)
-    with caplog.at_level(logging.DEBUG), Journal(tmp_path / "journal.jsonl", judge.identity) as journal:
-        judge.keep_answers(journal)
+    journal = Journal(tmp_path / "journal.jsonl", judge.identity)
+    with caplog.at_level(logging.DEBUG), journal, judge.keep_answers(journal):
         judge.compare(PROMPTS, FIRST, SECOND)
     assert set(server.keys) == {"Bearer sk-secret"}
     assert "sk-secret" not in (tmp_path / "journal.jsonl").read_text() + caplog.text + str(judge.identity)

@@ -144,8 +144,7 @@ def test_a_text_that_is_too_long_has_no_score(tmp_path, caplog):
     model, tokens = reward_model(max_position_embeddings=64), tokenizer()
     completions = [*COMPLETIONS[:3], "a " * 600]
     whole = RewardModelJudge(model, tokens)
-    with Journal(tmp_path / "journal.jsonl", whole.identity) as journal:
-        whole.keep_answers(journal)
+    with Journal(tmp_path / "journal.jsonl", whole.identity) as journal, whole.keep_answers(journal):
         scores = whole.score(PROMPTS[:4], completions)
     assert scores == [*RewardModelJudge(model, tokens).score(PROMPTS[:3], COMPLETIONS[:3]), None]
     assert "1 of 4 texts are longer than the context of LlamaForSequenceClassification, 64 tokens" in caplog.text
@@ -161,8 +160,7 @@ def test_a_text_that_is_too_long_has_no_score(tmp_path, caplog):
     assert [score is None for score in found] == [length > 64 for length in lengths]
     # and it is known from the journal, without the model
     again = RewardModelJudge(model, tokens)
-    with Journal(tmp_path / "journal.jsonl", again.identity) as journal:
-        again.keep_answers(journal)
+    with Journal(tmp_path / "journal.jsonl", again.identity) as journal, again.keep_answers(journal):
         again._model = None
         assert again.score(PROMPTS[:4], completions) == scores
 
@@ -220,16 +218,15 @@ def test_a_named_model_is_loaded_when_it_is_needed(saved, tmp_path):
     judge = named_judge(str(saved / "reward"), dtype="float32", batch_size=3)
     loaded = RewardModelJudge(reward_model(pad_token_id=0), tokenizer(), batch_size=3)
     assert isinstance(judge._model, str)
-    with Journal(tmp_path / "journal.jsonl", judge.identity) as journal:
-        judge.keep_answers(journal)
+    with Journal(tmp_path / "journal.jsonl", judge.identity) as journal, judge.keep_answers(journal):
         scores = judge.score(PROMPTS, COMPLETIONS)
     assert scores == loaded.score(PROMPTS, COMPLETIONS)
     # a second judge with that journal needs no model
     again = named_judge(str(saved / "reward"), dtype="float32")
     with Journal(tmp_path / "journal.jsonl", again.identity) as journal:
         assert len(journal.records) == len(PROMPTS)
-        again.keep_answers(journal)
-        assert again.score(PROMPTS, COMPLETIONS) == scores
+        with again.keep_answers(journal):
+            assert again.score(PROMPTS, COMPLETIONS) == scores
     assert isinstance(again._model, str)
     # and another model is another judge
     with pytest.raises(ValueError, match="belongs to another run: `reward_model`"):

@@ -165,8 +165,12 @@ def test_a_reward_model_goes_on_where_it_was_killed(tmp_path):
     def judge():
         return RewardModelJudge(reward_model(pad_token_id=0), tokenizer(), batch_size=2)
 
-    run_judge(SYSTEMS, judge(), output_dir=tmp_path / "whole")
+    first = judge()
+    run_judge(SYSTEMS, first, output_dir=tmp_path / "whole")
     whole = files(tmp_path / "whole")
+    # a judge that has judged still scores, and leaves the journal alone
+    assert first.score(["a new prompt"], ["a fox"]) == judge().score(["a new prompt"], ["a fox"])
+    assert files(tmp_path / "whole") == whole
     lines = whole["journal.jsonl"].splitlines(keepends=True)
     for kept in (1, 5, len(lines)):
         folder = tmp_path / f"torn-{kept}"

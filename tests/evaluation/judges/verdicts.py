@@ -40,8 +40,7 @@ def check_served(relay, tmp_path):
     prompts = ["her", "the shore", "those", "it rose", "no one", "sent", "hero", "stone"]
     first, second = ([f"{word} {one}" for one in prompts] for word in ("other", "their"))
     judge = EndpointJudge(relay.url, max_tokens=_LONGEST, concurrency=2)
-    with Journal(tmp_path / "journal.jsonl", judge.identity) as journal:
-        judge.keep_answers(journal)
+    with Journal(tmp_path / "journal.jsonl", judge.identity) as journal, judge.keep_answers(journal):
         verdicts = judge.verdicts(prompts, first, second)
     model, tokenizer = verdict_model(), verdict_tokenizer()
 
