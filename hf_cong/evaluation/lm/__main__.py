@@ -36,7 +36,9 @@ def _separate_results(args: argparse.Namespace) -> None:
     model_args = settings.get("model_args") or {}
     if isinstance(model_args, str):
         model_args = simple_parse_args_string(model_args)
-    args.output_path = str(results_path(Path(settings["output_path"]), model_args))
+    path = results_path(Path(settings["output_path"]), model_args)
+    path.parent.mkdir(parents=True, exist_ok=True)  # lm-eval would find out when all is evaluated, and only warn
+    args.output_path = str(path)
 
 
 def results_path(output_path: Path, model_args: dict) -> Path:

@@ -45,8 +45,8 @@ class ConGLM(HFLM):
     `_create_model`), what the results say of it (`get_model_info`), and where its answers are cached
     (`set_cache_hook`).
 
-    A saved pair gives the same numbers under the stock `--model hf`. Under `--model vllm` an engine has one τ for all
-    it computes, so tasks that score need an engine with `hf_overrides={"plausibility_threshold": 0.0}`.
+    A saved pair gives the same numbers under the stock `--model hf`, and under `--model vllm` where hf_cong is
+    installed beside vLLM.
 
     `is_greedy`, which a few tasks turn into an accuracy, is of the likelihood, so it knows no plausible set.
 
@@ -212,6 +212,7 @@ class ConGLM(HFLM):
         identity = {
             "members": {role: member["identity"] for role, member in self.members.items()},
             **self.model.config.settings,
+            "generation_config": self.model.generation_config.to_dict(),
             "dtype": self.model.dtype,
             "attention": self.model.config._attn_implementation,
             "tokenizer": tokenizer_identity(self.tokenizer),

@@ -121,6 +121,13 @@ def test_two_processes_share_the_documents_out(tmp_path, paths, tasks):
     assert {task: pytest.approx(numbers) for task, numbers in one.items()} == two
 
 
+def test_a_place_that_cannot_be_written_is_refused_before_the_evaluation(tmp_path, monkeypatch, paths):
+    (tmp_path / "out").write_text("a file")
+    flags = ["--model", "cong", "--model_args", f"pretrained={paths['saved']}", "--tasks", "no_such_task"]
+    with pytest.raises(OSError, match="out"):
+        command(monkeypatch, "run", *flags, "--output_path", tmp_path / "out")
+
+
 def test_results_have_a_place_of_their_own():
     weights = {"pretrained": "../weak/policy/", "reference": "org/reference"}
     one, two = (results_path(Path("out"), {**weights, "alpha": alpha}) for alpha in (0.3, 0.4))

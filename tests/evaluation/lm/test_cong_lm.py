@@ -211,6 +211,7 @@ def test_tokenizer_arguments(paths):
         ({"alpha": 1.5}, ValueError, "`alpha` must lie in"),
         ({"alpha": -0.1}, ValueError, "`alpha` must lie in"),
         ({"alpha": "much"}, TypeError, "`alpha` must be"),
+        ({"alpha": True}, TypeError, "`alpha` must be"),
         ({"plausibility_threshold": 1}, ValueError, "`plausibility_threshold` must lie in"),
         ({"beta": 0.5}, ValueError, "`beta` is the weight of a pair that steers"),
         ({"aplha": 0.5}, TypeError, "no argument `aplha`; did you mean `alpha`"),
@@ -294,8 +295,10 @@ def test_one_response_cache_serves_many_models(tmp_path):
         lm._model_call = lm._model_generate = None
         assert ask(lm, "cache.db") == answered
     lms[0].model.config.alpha = 0.1
-    with pytest.raises(TypeError):  # this would have to be computed
-        ask(lms[0], "cache.db")
+    lms[1].model.generation_config.repetition_penalty = 2.0
+    for lm in lms[:2]:
+        with pytest.raises(TypeError):  # this would have to be computed
+            ask(lm, "cache.db")
 
     # The control: lm-eval's own way of caching gives one model's answers to the other.
     class Shared(ConGLM):
