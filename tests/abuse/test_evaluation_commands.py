@@ -83,7 +83,7 @@ REFUSED = {
     "export: two turns": ([*EXPORT, "--completions", "{two_turns}"], "not one question"),
     "export: no questions": ([*ARENA, "--name", "me"], "`questions` is needed"),
     "export: no ids": ([*ARENA, "--name", "me", "--questions", "{no_uid}"], "each needs uid and prompt"),
-    "export: a path for a name": ([*ARENA, "--name", "../me", "--questions", "{no_uid}"], "Leave out slashes"),
+    "export: a path for a name": ([*ARENA, "--name", "../me", "--questions", "{no_uid}"], "leave out slashes"),
     "sweep: alpha above 1": ([*SWEEP, "--alphas", "0.4", "1.4"], "`alpha` must lie in [0, 1], got 1.4"),
     "sweep: alpha is no number": ([*SWEEP, "--alphas", "nan"], "`alpha` must lie in [0, 1], got nan"),
     "sweep: an alpha twice": ([*SWEEP, "--alphas", "0.4", "0.4"], "each number once"),

@@ -2,7 +2,7 @@
 """AlpacaEval's own command, with its own default judge, takes our file; the judge's model is a server of this test.
 
 This file imports nothing of ours: AlpacaEval's environment has other versions. What it reads is what `to_alpaca_eval`
-writes, says `tests/test_exports.py`.
+writes, says `tests/evaluation/test_exports.py`.
 """
 
 import csv
