@@ -174,3 +174,9 @@ def test_a_matrix_of_another_size_is_refused(tmp_path):
 def test_a_single_prompt_can_be_drawn(tmp_path):
     plot_stages(tmp_path / "p.png", {"a": mean_interval([0.5])}, seeds={"a": [0.5]}, title="t", xlabel="x")
     assert (tmp_path / "p.png").stat().st_size > 1000
+
+
+def test_a_name_with_dollars_is_no_formula(tmp_path):
+    name, interval = "$^{$", mean_interval([0.1, 0.2])
+    plot_front(tmp_path / "p.png", {name: (interval, interval)}, title=name, xlabel=name, ylabel=name)
+    plot_win_matrix([name, "b"], [[None, 1.0], [0.0, None]], [[0.0] * 2] * 2, tmp_path / "q.png", title=name)

@@ -2,6 +2,7 @@
 """How every picture here looks: PNG files that are readable at a width of 800 pixels, in colours that colour-blind
 readers can tell apart (Okabe and Ito 2008)."""
 
+import re
 import textwrap
 from pathlib import Path
 
@@ -50,7 +51,9 @@ def error_lengths(intervals) -> np.ndarray:
 
 
 def wrap(text: str, width: int) -> str:
-    return "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width))
+    """Text in lines, in which a dollar is one: a name is no formula."""
+    lines = "\n".join(line for part in text.split("\n") for line in textwrap.wrap(part, width))
+    return re.sub(r"(?<!\\)\$", r"\\$", lines)
 
 
 def save(figure: Figure, path: str | Path) -> None:
