@@ -373,7 +373,7 @@ class JudgeArguments:
         trust_remote_code (`bool`, *optional*, defaults to `False`): Whether to run a head that comes as code with a
             reward model. On the command line only.
         batch_size (`int`, *optional*, defaults to `8`): Texts that a reward model scores together.
-        max_tokens (`int`, *optional*, defaults to `1024`): Longest answer of a judge behind a URL.
+        max_new_tokens (`int`, *optional*, defaults to `1024`): Longest answer of a judge behind a URL, in tokens.
         concurrency (`int`, *optional*, defaults to `16`): Most requests that are with a server at a time.
     """
 
@@ -387,7 +387,7 @@ class JudgeArguments:
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run a head that comes as code; by hand only."})
     batch_size: int = field(default=8, metadata={"help": "Texts that are scored together."})
-    max_tokens: int = field(default=1024, metadata={"help": "Longest answer of a judge behind a URL, in tokens."})
+    max_new_tokens: int = field(default=1024, metadata={"help": "Longest answer of a judge behind a URL, in tokens."})
     concurrency: int = field(default=16, metadata={"help": "Most requests at a server at a time."})
 
     def __post_init__(self):

@@ -48,7 +48,7 @@ class EndpointJudge(Judge):
         url (`str`):
             The server's address up to the version, `"http://localhost:8000/v1"`; with several models, the one to use
             behind a `#`.
-        max_tokens (`int`, *optional*, defaults to `1024`):
+        max_new_tokens (`int`, *optional*, defaults to `1024`):
             Longest answer. A judge that reasons before it answers needs more.
         concurrency (`int`, *optional*, defaults to `16`):
             Most requests that are with the server at a time.
@@ -75,13 +75,13 @@ class EndpointJudge(Judge):
         self,
         url: str,
         *,
-        max_tokens: int = 1024,
+        max_new_tokens: int = 1024,
         concurrency: int = 16,
         timeout: float = 600.0,
         max_retries: int = 5,
     ):
         super().__init__()
-        for name, value in (("max_tokens", max_tokens), ("concurrency", concurrency)):
+        for name, value in (("max_new_tokens", max_new_tokens), ("concurrency", concurrency)):
             if value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
         self._server = Server(url, argument="judge", timeout=timeout, max_retries=max_retries)
@@ -90,10 +90,10 @@ class EndpointJudge(Judge):
         self.identity = {
             "served_model": served["id"],
             "root": served.get("root"),
-            "max_tokens": max_tokens,
+            "max_new_tokens": max_new_tokens,
             "instructions": content_key(INSTRUCTIONS),
         }
-        self._options = {"model": served["id"], "temperature": 0.0, "max_tokens": max_tokens}
+        self._options = {"model": served["id"], "temperature": 0.0, "max_tokens": max_new_tokens}
         self._lock = threading.Lock()
         self.cost = Counter(requests=0, prompt_tokens=0, completion_tokens=0, without_usage=0)
 

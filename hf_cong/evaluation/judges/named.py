@@ -11,7 +11,7 @@ def named_judge(
     dtype: str = "auto",
     trust_remote_code: bool = False,
     batch_size: int = 8,
-    max_tokens: int = 1024,
+    max_new_tokens: int = 1024,
     concurrency: int = 16,
 ) -> Judge:
     """
@@ -22,5 +22,5 @@ def named_judge(
     if "://" in name:
         from .endpoint_judge import EndpointJudge
 
-        return EndpointJudge(name, max_tokens=max_tokens, concurrency=concurrency)
+        return EndpointJudge(name, max_new_tokens=max_new_tokens, concurrency=concurrency)
     return RewardModelJudge(name, dtype=dtype, trust_remote_code=trust_remote_code, batch_size=batch_size)

@@ -171,7 +171,7 @@ def test_what_is_busy_is_asked_again(server):
 
 def test_a_model_that_takes_no_temperature(server, caplog):
     server.misbehave = lambda number, body: 400 if "temperature" in body else None
-    judge = EndpointJudge(server.url, max_tokens=77)
+    judge = EndpointJudge(server.url, max_new_tokens=77)
     with caplog.at_level(logging.WARNING):
         assert judge.compare(PROMPTS, FIRST, SECOND) == SHARES
     assert [body.get("max_completion_tokens") for body in server.requests] == [None] + [77] * 8
@@ -223,7 +223,7 @@ def test_the_wanted_model_is_named_behind_a_hash(server):
     [
         ("ftp://host/v1", {}, "the URL of a server must be like"),
         ("http://user:pass@host/v1", {}, "which would end up in logs"),
-        ("http://host/v1", {"max_tokens": 0}, "`max_tokens` must be at least 1"),
+        ("http://host/v1", {"max_new_tokens": 0}, "`max_new_tokens` must be at least 1"),
         ("http://host/v1", {"concurrency": 0}, "`concurrency` must be at least 1"),
     ],
 )

@@ -139,8 +139,8 @@ def test_the_same_command_goes_on_where_the_judge_failed(server, tmp_path, capsy
     assert main([*argv, str(tmp_path / "torn")]) == 0
     assert len(server.answered) == once
     # other completions, or another judge, are another run
-    assert main([*argv, str(tmp_path / "torn"), "--max_tokens", "7"]) == 2
-    assert "belongs to another run: `judge.max_tokens` 1024 there, 7 here" in capsys.readouterr().err
+    assert main([*argv, str(tmp_path / "torn"), "--max_new_tokens", "7"]) == 2
+    assert "belongs to another run: `judge.max_new_tokens` 1024 there, 7 here" in capsys.readouterr().err
     table = (tmp_path / "short.jsonl").read_text()
     (tmp_path / "short.jsonl").write_text(table.replace("a fox", "no fox", 1))
     assert main([*argv, str(tmp_path / "torn")]) == 2

@@ -39,7 +39,7 @@ def check_served(relay, tmp_path):
     """The server's answers, and what it says they cost, are those of the model in this process."""
     prompts = ["her", "the shore", "those", "it rose", "no one", "sent", "hero", "stone"]
     first, second = ([f"{word} {one}" for one in prompts] for word in ("other", "their"))
-    judge = EndpointJudge(relay.url, max_tokens=_LONGEST, concurrency=2)
+    judge = EndpointJudge(relay.url, max_new_tokens=_LONGEST, concurrency=2)
     with Journal(tmp_path / "journal.jsonl", judge.identity) as journal, judge.keep_answers(journal):
         verdicts = judge.verdicts(prompts, first, second)
     model, tokenizer = verdict_model(), verdict_tokenizer()
