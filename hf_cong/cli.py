@@ -307,7 +307,7 @@ def _load_split(script, split: str):
         return datasets.load_dataset(name, script.dataset_config, split=split)
     except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid) as error:
         if builder == "json":
-            read_prompts(name, invalid="drop")  # raises with the line's number, which Arrow does not know
+            read_prompts(name, invalid_prompts="drop")  # raises with the line's number, which Arrow does not know
         reason = error.__cause__ or error
         raise ValueError(f"`dataset_name`: {name!r} cannot be read ({reason}). Correct the file.") from None
 

@@ -390,7 +390,7 @@ class ConGTrainer(DPOTrainer):
         """Stage I, first half: the chosen completions, given or decoded by the weak pair."""
         chosen, prompts = {}, {}
         for name, dataset in self._splits.items():
-            rows, self._dropped[name] = read_prompts(dataset, invalid=self.args.invalid_prompts)
+            rows, self._dropped[name] = read_prompts(dataset, invalid_prompts=self.args.invalid_prompts)
             given = [column for column in ("chosen", "completion") if column in rows.column_names]
             if given:
                 chosen[name] = given_completions(rows, given[0])

@@ -138,7 +138,7 @@ def generate_completions(
         top_k=top_k,
         top_p=top_p,
     )
-    rows, dropped = read_prompts(prompts, invalid=invalid_prompts)
+    rows, dropped = read_prompts(prompts, invalid_prompts=invalid_prompts)
     rows_in = len(rows) + sum(dropped.values())
     names = rows["prompt_id"][:]
     ids = [encode_prompt(tokenizer, prompt, chat_template_kwargs=chat_template_kwargs) for prompt in rows["prompt"]]

@@ -29,7 +29,7 @@ def prompt_id(prompt: str | list[dict]) -> str:
 
 
 def read_prompts(
-    source: datasets.Dataset | list | str | Path, *, column: str = "prompt", invalid: str = "raise"
+    source: datasets.Dataset | list | str | Path, *, column: str = "prompt", invalid_prompts: str = "raise"
 ) -> tuple[datasets.Dataset, dict[str, int]]:
     """
     Reads prompts, checks every row, and names each by its content.
@@ -43,7 +43,7 @@ def read_prompts(
             the Hub (its `train` split; load another split yourself).
         column (`str`, *optional*, defaults to `"prompt"`):
             The column that holds the prompts.
-        invalid (`str`, *optional*, defaults to `"raise"`):
+        invalid_prompts (`str`, *optional*, defaults to `"raise"`):
             `"raise"` refuses the first row that fails a check, by its index; `"drop"` leaves such rows out and counts
             them.
 
@@ -57,8 +57,8 @@ def read_prompts(
             list mixes types, or no row is left.
         FileNotFoundError: if a named file does not exist.
     """
-    if invalid not in ("raise", "drop"):
-        raise ValueError(f'`invalid` must be "raise" or "drop", got {invalid!r}.')
+    if invalid_prompts not in ("raise", "drop"):
+        raise ValueError(f'`invalid_prompts` must be "raise" or "drop", got {invalid_prompts!r}.')
     rows = read_rows(source, column)
     kept, ids, dropped = [], {}, Counter()
     conversational = None
@@ -77,11 +77,11 @@ def read_prompts(
                 kept.append(index)
                 continue
             reason = "duplicate"
-        if invalid == "raise":
+        if invalid_prompts == "raise":
             first = f" of row {ids[name]}" if reason == "duplicate" else ""
             raise ValueError(
                 f"Row {index} of the prompts is {_DEFECTS[reason]}{first}: {repr(prompt)[:80]}. "
-                'Correct the row, or drop and count such rows with `invalid="drop"`.'
+                'Correct the row or leave it out; where `invalid_prompts` is a setting, "drop" drops and counts it.'
             )
         dropped[reason] += 1
     if not kept:

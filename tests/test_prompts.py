@@ -217,9 +217,9 @@ def test_another_column_becomes_prompt():
 def test_an_invalid_row_is_named_or_counted(value, reason):
     good = [[{"role": "user", "content": text}] for text in PROMPTS]
     good = good if isinstance(value, list) else PROMPTS
-    with pytest.raises(ValueError, match=r"Row 2 of the prompts is .*invalid=\"drop\""):
+    with pytest.raises(ValueError, match=r"Row 2 of the prompts is .*`invalid_prompts`"):
         read_prompts([*good[:2], value, good[2]])
-    dataset, dropped = read_prompts([*good[:2], value, good[2]], invalid="drop")
+    dataset, dropped = read_prompts([*good[:2], value, good[2]], invalid_prompts="drop")
     assert dataset["prompt"][:] == good
     assert dropped == {reason: 1}
 
@@ -235,7 +235,7 @@ def test_one_bad_row_among_many_is_found(tmp_path):
 def test_duplicates_name_both_rows():
     with pytest.raises(ValueError, match="Row 3 of the prompts is a duplicate of row 1"):
         read_prompts(["a", "b", "c", "b"])
-    dataset, dropped = read_prompts(["a", "b", "c", "b", "b"], invalid="drop")
+    dataset, dropped = read_prompts(["a", "b", "c", "b", "b"], invalid_prompts="drop")
     assert (dataset["prompt"][:], dropped) == (["a", "b", "c"], {"duplicate": 2})
 
 
@@ -264,7 +264,7 @@ def test_what_is_no_source_is_refused(tmp_path):
         with pytest.raises(FileNotFoundError, match="none"):
             read_prompts(tmp_path / name)
     with pytest.raises(ValueError, match='must be "raise" or "drop"'):
-        read_prompts(["x"], invalid="ignore")
+        read_prompts(["x"], invalid_prompts="ignore")
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path):
@@ -297,4 +297,4 @@ def test_every_column_of_a_list_is_kept_and_has_one_type():
 @pytest.mark.parametrize("source", [[], datasets.Dataset.from_list([]), [""], ["", None]])
 def test_no_prompts_are_refused(source):
     with pytest.raises(ValueError, match=r"No prompts|needs the column"):
-        read_prompts(source, invalid="drop")
+        read_prompts(source, invalid_prompts="drop")

@@ -120,7 +120,7 @@ def run_search(
         seed=seed,
     )
     ways = _ways(methods, settings)
-    rows, dropped = read_prompts(prompts, invalid=invalid_prompts)
+    rows, dropped = read_prompts(prompts, invalid_prompts=invalid_prompts)
     names, rows_in = rows["prompt_id"][:], len(rows) + sum(dropped.values())
     identity = {
         "prompts": content_key(names),

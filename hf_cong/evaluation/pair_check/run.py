@@ -95,7 +95,7 @@ def check_pair(
         planned = name.startswith("planned_") and value is None
         if not planned and (not isinstance(value, int) or value < 1):
             raise ValueError(f"`{name}` must be a whole number of at least 1, got {repr(value)[:80]}.")
-    rows, dropped = read_prompts(prompts, invalid=invalid_prompts)
+    rows, dropped = read_prompts(prompts, invalid_prompts=invalid_prompts)
     if preferences is not None:
         preferences = list(zip(*read_preferences(preferences).values(), strict=True))
     if reference is not None and is_adapter(reference, None):

@@ -26,8 +26,8 @@ RULES = {
         "qualifies if its implicit reward per token is above that of the policy alone (α = 1 on its curve) and its "
         "perplexity is shown to be at most 5% above it, by paired intervals that hold together with 95%. Of those, "
         "the one with the most implicit reward per token is recommended. If there is none, and below "
-        f"{MIN_PROMPTS} prompts with a text, the evidence is too thin. Text that repeats has a low perplexity too, and "
-        "an empty one has none: look at distinct_2 and empty before you follow this."
+        f"{MIN_PROMPTS} prompts with a text, the evidence is too thin. Text that repeats has a low perplexity too, "
+        "and an empty one has none: look at distinct_2 and empty before you follow this."
     ),
 }
 

@@ -135,7 +135,7 @@ def run_sweep(
     for setting in settings:  # refused before anything is written
         Decoding(**decoding, do_sample=True, repetition_penalty=1.0, temperature=setting.temperature)
     names = _judge_names(judges)
-    rows, dropped = read_prompts(prompts, invalid=invalid_prompts)
+    rows, dropped = read_prompts(prompts, invalid_prompts=invalid_prompts)
     rows_in = len(rows) + sum(dropped.values())
     if num_prompts is not None:
         if num_prompts < 1:
