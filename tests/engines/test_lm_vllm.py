@@ -7,7 +7,6 @@ from unittest import mock
 import pytest
 
 from hf_cong import ContrastivePairForCausalLM
-from tests.engines import saved_in_vllm
 from tests.tiny import tiny_pair
 
 pytest.importorskip("vllm", reason="vLLM is not installed: `make test-vllm`")
@@ -17,6 +16,7 @@ from lm_eval.models.vllm_causallms import VLLM
 from vllm.distributed import cleanup_dist_env_and_memory
 
 from hf_cong.pair import vllm_models
+from tests.engines import saved_in_vllm
 from tests.evaluation.lm.harness import TOKENIZER, answers, by_hand, furthest, save
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(900)]
