@@ -136,7 +136,7 @@ def search(argv: list[str]):
     from transformers import AutoTokenizer
 
     from .arguments import SearchArguments
-    from .engines.named import named_engine
+    from .engines.named import check_has_reward, named_engine
     from .rewards import ImplicitReward
     from .search.run import run_search
 
@@ -149,11 +149,7 @@ def search(argv: list[str]):
     elif args.tokenizer is not None:
         tokenizer = AutoTokenizer.from_pretrained(args.tokenizer)
     load, reward_id, weak_tokenizer = named_engine(args.policy, args.reference, dtype=args.dtype)
-    if "alpha" not in reward_id:
-        raise ValueError(
-            f"`policy` {args.policy!r:.80} is no pair, so it has no implicit reward. Pass a LoRA adapter, a saved "
-            "pair, or the models after and before alignment as `policy` and `reference`."
-        )
+    check_has_reward(args.policy, reward_id)
     own = ("prompts", "model", "tokenizer", "policy", "reference", "beta", "dtype")
     run_search(
         args.prompts,

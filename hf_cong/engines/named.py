@@ -24,6 +24,15 @@ _MISPLACED = {
 }
 
 
+def check_has_reward(policy: str, engine_id: dict):
+    """Raises `ValueError` unless what [`named_engine`] calls so is a pair, which has an implicit reward."""
+    if "alpha" not in engine_id:
+        raise ValueError(
+            f"`policy` {policy!r:.80} is no pair, so it has no implicit reward. Pass a LoRA adapter, a saved pair, or "
+            "the models after and before alignment as `policy` and `reference`."
+        )
+
+
 def named_engine(
     policy: str,
     reference: str | None = None,

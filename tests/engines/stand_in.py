@@ -9,12 +9,13 @@ import json
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 
 import torch
 from transformers import LogitsProcessorList
 
 from hf_cong.sampling import DrawToken, warpers
+from tests.http_server import JsonHandler, running
 
 
 class StandIn(ThreadingHTTPServer):
@@ -59,12 +60,10 @@ class StandIn(ThreadingHTTPServer):
         return {"id": "x", "object": "text_completion", "created": 0, "model": body["model"], "choices": [choice]}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class _Handler(JsonHandler):
     def do_GET(self):
         self.server.keys.append(self.headers["Authorization"])
-        self._send(200, json.dumps({"object": "list", "data": self.server.models}).encode())
+        self._send(200, {"object": "list", "data": self.server.models})
 
     def do_POST(self):
         server, body = self.server, json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -83,28 +82,16 @@ class _Handler(BaseHTTPRequestHandler):
             if isinstance(spoilt, bytes):
                 self._send(200, spoilt)
             elif isinstance(spoilt, int):
-                self._send(spoilt, json.dumps({"error": {"message": "spoilt on purpose"}}).encode())
+                self._send(spoilt, {"error": {"message": "spoilt on purpose"}})
             else:
                 time.sleep(spoilt or 0)
-                self._send(200, json.dumps(server.complete(body)).encode())
+                self._send(200, server.complete(body))
         finally:
             with server.lock:
                 server.under_way -= 1
 
-    def _send(self, status, data):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
 
 @contextmanager
 def stand_in(model, tokenizer):
-    with StandIn(model, tokenizer) as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    with running(StandIn(model, tokenizer)) as server:
         yield server
-        server.shutdown()

@@ -14,12 +14,13 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, models
 from transformers import PreTrainedTokenizerFast
 
+from tests.http_server import JsonHandler, running
 from tests.tiny import CHAT_TEMPLATE, tiny_model
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz .,!?\n"
@@ -147,12 +148,10 @@ class Relay(ThreadingHTTPServer):
             return error.code, error.read()
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class _Handler(JsonHandler):
     def do_GET(self):
         listed = self.server.listed
-        self._send(*(self.server.ask(self.path) if listed is None else (200, json.dumps({"data": listed}).encode())))
+        self._send(*(self.server.ask(self.path) if listed is None else (200, {"data": listed})))
 
     def do_POST(self):
         server, data = self.server, self.rfile.read(int(self.headers["Content-Length"]))
@@ -189,20 +188,8 @@ class _Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.under_way -= 1
 
-    def _send(self, status, data):
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
 
 @contextmanager
 def relaying(address):
-    with Relay(address) as relay:
-        threading.Thread(target=relay.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    with running(Relay(address)) as relay:
         yield relay
-        relay.shutdown()

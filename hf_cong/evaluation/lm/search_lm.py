@@ -16,7 +16,7 @@ from tqdm import tqdm
 from transformers import AutoTokenizer
 
 from ...checkpoints import tokenizer_identity
-from ...engines.named import named_engine
+from ...engines.named import check_has_reward, named_engine
 from ...rewards import ImplicitReward
 from ...search.batches import SearchSettings
 from ...search.search import weak_to_strong_search
@@ -123,11 +123,7 @@ class SearchLM(LM):
         placement = {} if parallelize or not _is_there(device) else {"device_map": {"": device}}
         revisions = {"policy": policy_revision, "reference": reference_revision}
         load, reward_id, weak_tokenizer = named_engine(policy, reference, revisions=revisions, **options)
-        if "alpha" not in reward_id:
-            raise ValueError(
-                f"`policy` {policy!r:.80} is no pair, so it has no implicit reward. Pass a LoRA adapter, a saved "
-                "pair, or the models after and before alignment as `policy` and `reference`."
-            )
+        check_has_reward(policy, reward_id)
         if "://" in pretrained:
             self.model, model_id = pretrained, {"policy": pretrained}
             self.tokenizer = None if tokenizer is None else AutoTokenizer.from_pretrained(tokenizer)

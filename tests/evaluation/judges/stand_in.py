@@ -9,7 +9,9 @@ import json
 import re
 import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
+
+from tests.http_server import JsonHandler, running
 
 SECTION = re.compile(
     r"^===== (?:Prompt|Answer A|Answer B) \[(\w+)\] =====\n(.*?)\n===== End of [^\n]+ \[\1\] =====$", re.S | re.M
@@ -51,9 +53,7 @@ class StandIn(ThreadingHTTPServer):
         return {"id": "x", "object": "chat.completion", "model": body["model"], "choices": [choice], "usage": usage}
 
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
+class _Handler(JsonHandler):
     def do_GET(self):
         self._send(200, {"object": "list", "data": self.server.models})
 
@@ -84,21 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
             with server.lock:
                 server.under_way -= 1
 
-    def _send(self, status, content):
-        data = content if isinstance(content, bytes) else json.dumps(content).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def log_message(self, *args):
-        pass
-
 
 @contextmanager
 def stand_in():
-    with StandIn() as server:
-        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+    with running(StandIn()) as server:
         yield server
-        server.shutdown()
