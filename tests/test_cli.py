@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from hf_cong import ContrastivePairForCausalLM, generate_completions
-from hf_cong.cli import _COMMANDS, main
+from hf_cong.cli import COMMANDS, main
 from tests.tiny import tiny_model, tiny_pair, tiny_tokenizer
 
 WORDS = ["cat", "dog", "fox", "owl", "mat"]
@@ -182,8 +182,8 @@ def test_without_the_extras_help_works_and_each_command_names_the_extra_that_it_
     code = f"""
 import sys
 sys.modules.update(dict.fromkeys(("openai", "lm_eval", "evaluate")))
-from hf_cong.cli import _COMMANDS, main
-for command in _COMMANDS:
+from hf_cong.cli import COMMANDS, main
+for command in COMMANDS:
     try:
         main([command, "--help"])
     except SystemExit as end:
@@ -199,9 +199,9 @@ for module in ("lm", "metrics", "judges"):
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     helped = re.findall(r"^help of (\S+) 0$", run.stdout, re.MULTILINE)
-    assert helped == list(_COMMANDS), run.stdout
+    assert helped == list(COMMANDS), run.stdout
     assert "default: None" not in run.stdout and run.stdout.count("(required)") > 10
-    for text in _COMMANDS.values():
+    for text in COMMANDS.values():
         assert text.split(",")[0][:40] in " ".join(run.stdout.split())
     lines = run.stderr.splitlines()
     ends = {line.rsplit(" ", 1)[0]: int(line[-1]) for line in lines if line.rsplit(" ", 1)[0] in commands}

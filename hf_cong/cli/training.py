@@ -1,0 +1,102 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""The commands that make training data and train."""
+
+import argparse
+from pathlib import Path
+
+from .commands import COMMANDS, parse
+
+# A local file is one split, read by this builder of `datasets`.
+_FILE_BUILDERS = {".jsonl": "json", ".parquet": "parquet"}
+
+
+def demo(argv: list[str]):
+    from ..sandbox import run_demo
+
+    parser = argparse.ArgumentParser(prog="hf-cong demo", description=COMMANDS["demo"])
+    parser.add_argument("--output_dir", default="runs/demo", help="where models, tables and plots go")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds of the ConG runs")
+    args = parser.parse_args(argv)
+    run_demo(args.output_dir, seeds=tuple(args.seeds))
+
+
+def train(argv: list[str]):
+    from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
+
+    from ..cong_config import ConGConfig
+    from ..cong_trainer import ConGTrainer
+
+    script, config, model = parse("train", (ScriptArguments, ConGConfig, ModelConfig), argv)
+    for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
+        if value is None:
+            raise ValueError(f"`{name}` is required: set it in the recipe or pass `--{name}`.")
+    # As TRL's own scripts do: the model's arguments travel inside the trainer's.
+    config.model_init_kwargs = {
+        "revision": model.model_revision,
+        "attn_implementation": model.attn_implementation,
+        "dtype": model.dtype,
+        **(config.model_init_kwargs or {}),
+    }
+    evaluate = config.eval_strategy != "no"
+    if evaluate and Path(script.dataset_name).suffix in _FILE_BUILDERS:
+        raise ValueError(
+            f"`dataset_name` is the file {script.dataset_name!r}, which is one split: evaluation would be on the "
+            f"training data. Pass a dataset of the Hub or a directory with the split `{script.dataset_test_split}`, "
+            "or set `eval_strategy: 'no'`."
+        )
+    trainer = ConGTrainer(
+        model.model_name_or_path,
+        args=config,
+        train_dataset=_load_split(script, script.dataset_train_split),
+        eval_dataset=_load_split(script, script.dataset_test_split) if evaluate else None,
+        quantization_config=get_quantization_config(model),
+        peft_config=get_peft_config(model),
+    )
+    # By default the same command goes on where a killed run stopped.
+    resume = config.resume_from_checkpoint or "true"
+    trainer.train(resume_from_checkpoint={"true": True, "false": False}.get(resume.lower(), resume))
+    trainer.save_model(config.output_dir)
+    if config.push_to_hub:
+        trainer.push_to_hub(dataset_name=script.dataset_name)
+    for stage, counts in trainer.stage_counts.items():
+        print(f"{stage}: {_count_line(counts)}")
+    print(f"The model is in {config.output_dir}.")
+
+
+def build(argv: list[str]):
+    from ..arguments import BuildArguments
+    from ..preferences import build_preference_dataset, build_sft_dataset
+
+    (args,) = parse("build", (BuildArguments,), argv)
+    options = {"output_dir": args.output_dir, "drop_truncated": args.drop_truncated}
+    if args.rejected is None:
+        _, counts = build_sft_dataset(args.chosen, **options)
+    else:
+        _, counts = build_preference_dataset(args.chosen, args.rejected, **options)
+    print(f"{_count_line(counts)}. The dataset is in {args.output_dir}.")
+
+
+def _load_split(script, split: str):
+    """The split of a Hub dataset, or a local `.jsonl` or `.parquet` file (which is one split)."""
+    import datasets
+    import pyarrow
+
+    from ..prompts import read_prompts
+
+    name, builder = script.dataset_name, _FILE_BUILDERS.get(Path(script.dataset_name).suffix)
+    if builder is not None and not Path(name).is_file():
+        raise FileNotFoundError(f"`dataset_name`: there is no file {name!r}.")
+    try:
+        if builder is not None:
+            return datasets.load_dataset(builder, data_files={split: name}, split=split)
+        return datasets.load_dataset(name, script.dataset_config, split=split)
+    except (datasets.exceptions.DatasetGenerationError, pyarrow.ArrowInvalid) as error:
+        if builder == "json":
+            read_prompts(name, invalid_prompts="drop")  # raises with the line's number, which Arrow does not know
+        reason = error.__cause__ or error
+        raise ValueError(f"`dataset_name`: {name!r} cannot be read ({reason}). Correct the file.") from None
+
+
+def _count_line(counts: dict) -> str:
+    drops = ", ".join(f"{number} {reason}" for reason, number in counts["dropped"].items() if number) or "nothing"
+    return f"{counts['rows_in']} rows in, {counts['kept']} kept, dropped: {drops}"
