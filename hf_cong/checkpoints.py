@@ -50,6 +50,7 @@ _NO_EFFECT = {
     "resume_from_checkpoint",
     "run_name",
     "skip_memory_metrics",
+    "stage",
 }
 
 

@@ -12,6 +12,9 @@ from trl import DPOConfig, SFTConfig
 
 from .functional import check_alpha
 
+# In the order in which they run; "all" is every one of them in one launch.
+STAGES = ("all", "decode", "sft", "sample", "dpo")
+
 # Stage I gets these from the fields of `ConGConfig`, or shares them with stage II because both run in one process.
 _SFT_RESERVED = {
     "output_dir": "it lies below `output_dir/_cong`",
@@ -56,6 +59,10 @@ class ConGConfig(DPOConfig):
     except `learning_rate`, `num_train_epochs`, `max_steps` and those of the preference loss, which are stage II's.
 
     Parameters:
+        stage (`str`, *optional*, defaults to `"all"`):
+            `"all"` runs every stage in one launch. `"decode"`, `"sft"`, `"sample"` and `"dpo"` run one stage each, for
+            `hf-cong train`: see [`run_stage`]. [`ConGTrainer`] itself is `"all"`.
+
         > Parameters that control the weak pair
 
         weak_model_name_or_path (`str`, *optional*):
@@ -142,6 +149,8 @@ class ConGConfig(DPOConfig):
     )
     ddp_timeout: int = field(default=21600, metadata={"help": "Seconds that a process waits for the others."})
 
+    stage: str = field(default="all", metadata={"help": "Run all stages, or this one alone.", "choices": list(STAGES)})
+
     # Parameters that control the weak pair
     weak_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Path or Hub id of the weak model after alignment."}
@@ -190,6 +199,8 @@ class ConGConfig(DPOConfig):
         if self.bf16 is None and not self.fp16:
             self.bf16 = is_torch_bf16_gpu_available() and not self.use_cpu
         super().__post_init__()
+        if self.stage not in STAGES:
+            raise ValueError(f"`stage` must be one of {', '.join(STAGES)}, got {repr(self.stage)[:80]}.")
         self._check_numbers()
         self._check_sft_kwargs()
 
