@@ -1,12 +1,14 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Recipes: YAML files that fill the arguments of one Python call, and nothing else.
 
-A recipe is data. It cannot set environment variables, run code or switch on `trust_remote_code`; an unknown key is an
-error. Any key can be overridden on the command line as `--key value`.
+A recipe is data. It cannot set environment variables, run code or switch on `trust_remote_code`, hold a token, or make
+public or replace what is on the Hub; an unknown key is an error. Any key can be overridden on the command line as
+`--key value`.
 """
 
 import argparse
 import difflib
+import re
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -14,16 +16,25 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 import yaml
 from trl import TrlParser
 
+from .hub.secrets import find_secret
+
 _MAX_BYTES = 1_000_000
 _SERVER = "a server gets your prompts and your `OPENAI_API_KEY`"
+_LOG_IN = "log in with `hf auth login`, or set `HF_TOKEN`; for servers, `OPENAI_API_KEY`"
+_TOKEN = f"tokens do not belong in files: {_LOG_IN}"
+_TOKENS = ("hub_token", "hf_token", "token", "access_token", "use_auth_token", "api_key", "password")
+_KERNELS = "it runs compiled code of a repository on your machine: give it in Python yourself"
+_PRIVATE = ("private", "hub_private_repo")
 # What a file that somebody else wrote must not decide, wherever it stands in the recipe.
 _BY_HAND_ONLY = {
     "trust_remote_code": "it runs code of a repository on your machine: pass `--trust_remote_code true` yourself",
-    "hub_token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
-    "token": "tokens do not belong in files: log in with `hf auth login` or set `HF_TOKEN`",
+    **dict.fromkeys(("allow_all_kernels", "kernel_config", "use_kernels"), _KERNELS),
+    "use_safetensors": "weights are read from safetensors only, because others can hold code",
+    **dict.fromkeys(_TOKENS, _TOKEN),
     "engine": f"{_SERVER}: pass `--engine URL` yourself",
     "include_path": "task files can run code on your machine: pass `--include_path DIR` yourself",
     "env": "a recipe sets no environment variables: export them in your shell",
+    "replace": "it overwrites what others pushed: pass `--replace true` yourself",
 }
 
 
@@ -57,7 +68,8 @@ def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is no plain mapping, holds an unknown key (the nearest known ones are named), a
-            repeated key, a value of another type, an alias, or something that only the user's own hand may set.
+            repeated key, a value of another type, an alias, what looks like a token (which is not shown), or
+            something that only the user's own hand may set.
     """
     path = Path(path)
     if not path.is_file():
@@ -68,14 +80,16 @@ def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason}); a recipe must be. Save it as UTF-8.") from None
+    if kind := find_secret(text):  # first of all: other refusals quote the file
+        raise ValueError(f"{path} holds {kind}: {_TOKEN}.")
     try:
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"{path} uses the YAML alias `*{event.anchor}`. Write the value out.")
+                raise ValueError(f"{path} uses the YAML alias `*{_shown(event.anchor)}`. Write the value out.")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         recipe = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
-        raise ValueError(f"{path} is not plain YAML: {str(error)[:300]}") from None
+        raise ValueError(f"{path} is not plain YAML: {' '.join(str(error).split())[:300]}") from None
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must hold one mapping `key: value`, got {type(recipe).__name__}.")
     _refuse_repeated(node, path)
@@ -88,6 +102,26 @@ def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
             kind = known[key].__name__ if isinstance(known[key], type) else known[key]
             raise ValueError(f"{path}: `{key}` is {arrived}; it must be {kind}. Correct the value, or remove the key.")
     return recipe
+
+
+def check_command_line(argv: list[str]) -> None:
+    """
+    Refuses tokens on a command line, which other users of the machine see and the shell's history keeps.
+
+    Args:
+        argv (`list[str]`): Command-line arguments, without the program's name.
+
+    Raises:
+        ValueError: naming the key or what the token looks like, but not the token.
+    """
+    in_json = re.compile(rf'"({"|".join(_TOKENS)})"\s*:', re.IGNORECASE)
+    for arg in argv:
+        flag = arg[2:].split("=")[0].lower().replace("-", "_") if arg.startswith("--") else None
+        key = flag if flag in _TOKENS else (in_json.search(arg) or [None, None])[1]
+        if key is not None:
+            raise ValueError(f"The command line sets `{key}`: tokens do not belong there: {_LOG_IN}.")
+        if kind := find_secret(arg):
+            raise ValueError(f"The command line holds {kind}: tokens do not belong there: {_LOG_IN}.")
 
 
 def parse(dataclass_types: tuple, argv: list[str], *, prog: str, description: str | None = None) -> tuple:
@@ -152,7 +186,12 @@ def _fits(value: object, kind: Any) -> bool:
 def _unknown(key: str, known: list[str]) -> str:
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     hint = f"Known keys near it: {', '.join(f'`{name}`' for name in near)}." if near else "No known key is near it."
-    return f"unknown key `{key}`. {hint}"
+    return f"unknown key `{_shown(key)}`. {hint}"
+
+
+def _shown(key: object) -> str:
+    """A key as a message shows it: short, and without what a terminal would obey."""
+    return repr(str(key))[1:-1][:80]
 
 
 def _refuse_repeated(node: yaml.Node, path: Path):
@@ -160,7 +199,7 @@ def _refuse_repeated(node: yaml.Node, path: Path):
     if isinstance(node, yaml.MappingNode):
         keys = [key.value for key, _ in node.value]
         if repeated := sorted({key for key in keys if isinstance(key, str) and keys.count(key) > 1}):
-            raise ValueError(f"{path} sets `{repeated[0]}` more than once. Keep one.")
+            raise ValueError(f"{path} sets `{_shown(repeated[0])}` more than once. Keep one.")
         for _, inner in node.value:
             _refuse_repeated(inner, path)
     elif isinstance(node, yaml.SequenceNode):
@@ -171,8 +210,16 @@ def _refuse_repeated(node: yaml.Node, path: Path):
 def _refuse_by_hand_only(value: object, path: Path):
     if isinstance(value, dict):
         for key, inner in value.items():
-            if key in _BY_HAND_ONLY:
-                raise ValueError(f"{path} sets `{key}`: {_BY_HAND_ONLY[key]}.")
+            name = str(key).lower()  # `HF_TOKEN` too
+            if name in _BY_HAND_ONLY:
+                raise ValueError(f"{path} sets `{_shown(key)}`: {_BY_HAND_ONLY[name]}.")
+            if name in _PRIVATE and inner is not True:
+                raise ValueError(
+                    f"{path} sets `{key}` to {repr(inner)[:80]}: only your own hand makes something public. Write "
+                    f"`true`, or pass `--{key} false` yourself."
+                )
+            if name.endswith("attn_implementation") and "/" in str(inner):
+                raise ValueError(f"{path} sets `{_shown(key)}` to {repr(inner)[:80]}: {_KERNELS}.")
             if key in ("model", "judge") and isinstance(inner, str) and "://" in inner:
                 raise ValueError(f"{path} sets `{key}` to a URL: {_SERVER}: pass `--{key} URL` yourself.")
             _refuse_by_hand_only(inner, path)

@@ -8,8 +8,9 @@ from trl import ModelConfig, ScriptArguments
 
 from hf_cong import ConGConfig
 from hf_cong.arguments import BuildArguments, GenerateArguments, SearchArguments
+from hf_cong.arguments.publishing import PublishArguments
 from hf_cong.cli import main
-from hf_cong.recipes import parse
+from hf_cong.recipes import check_command_line, parse
 from hf_cong.search.run import METHODS
 
 ALL = Path(__file__).parents[1] / "recipes"
@@ -78,6 +79,12 @@ def test_the_command_line_wins(tmp_path):
             parse((BuildArguments,), ["--output_dir=c", flag], prog="hf-cong build")
 
 
+# What looks like a token, put together here so that no scanner finds one in this file.
+TOKENS = {
+    "Hugging Face": "hf" + "_" + "aB3" * 12,
+    "GitHub": "ghp" + "_" + "c4D" * 12,
+    "OpenAI": "sk" + "-proj-" + "e5F" * 12,
+}
 HOSTILE = {
     "misspelt": ("learning_rat: 1.0\noutput_dir: x\n", r"unknown key `learning_rat`\. .*`learning_rate`"),
     "of an older TRL": ("warmup_ratio: 0.1\noutput_dir: x\n", r"unknown key `warmup_ratio`\. .*`warmup_steps`"),
@@ -86,7 +93,23 @@ HOSTILE = {
     "remote code, nested": ("weak_model_init_kwargs: {trust_remote_code: true}\noutput_dir: x\n", "trust_remote_code"),
     "a server": ("engine: http://evil/v1\noutput_dir: x\n", "sets `engine`: a server gets your prompts"),
     "a server as the model": ("model: http://evil/v1\noutput_dir: x\n", "sets `model` to a URL: a server gets your"),
-    "a token": ("hub_token: hf_abc\noutput_dir: x\n", "sets `hub_token`"),
+    "remote code, upper case": ("model_init_kwargs: {Trust_Remote_Code: true}\n", "sets `Trust_Remote_Code`"),
+    "compiled code": ("attn_implementation: evil/kernel\n", "sets `attn_implementation` .*compiled code"),
+    "any compiled code": ("model_init_kwargs: {allow_all_kernels: true}\n", "sets `allow_all_kernels`"),
+    "pickles": ("weak_model_init_kwargs: {use_safetensors: false}\n", "safetensors only"),
+    "made public": ("hub_private_repo: false\n", "to False: only your own hand makes something public"),
+    "made public by a text": ("hub_private_repo: 'no'\n", "to 'no': only your own hand"),
+    "a token": ("hub_token: secret\noutput_dir: x\n", "sets `hub_token`: tokens do not belong"),
+    "a token, nested": ("model_init_kwargs: {a: [{HF_TOKEN: secret}]}\n", "sets `HF_TOKEN`: tokens do not belong"),
+    "a token in a value": (f"run_name: a-{TOKENS['Hugging Face']}-b\n", "holds a Hugging Face token: tokens do not"),
+    "a token in a comment": (f"# {TOKENS['GitHub']}\noutput_dir: x\n", "holds a GitHub token"),
+    "a token as a key": (f"{TOKENS['OpenAI']}: x\n", "holds an OpenAI .* key"),
+    "a token in what is broken": (f"output_dir: [{TOKENS['OpenAI']}\n", "holds an OpenAI .* key"),
+    "a token in a private place": ("sft_kwargs: {hub_token: secret}\n", "sets `hub_token`"),
+    "what a terminal obeys": ('"\\e[2J\\e]0;x\\a": 1\n', r"unknown key `\\x1b\[2J\\x1b\]0;x\\x07`"),
+    "a long key": (f"{'k' * 500}: 1\n", "unknown key `k{80}`"),
+    "merged in": ("<<: {trust_remote_code: true}\noutput_dir: x\n", "sets `trust_remote_code`"),
+    "another type": ("output_dir: !!binary aGFsbG8=\n", "`output_dir` is b'hallo'; it must be str"),
     "python": ("output_dir: !!python/object/apply:os.system ['true']\n", "not plain YAML"),
     "an alias bomb": ("a: &a [1]\noutput_dir: *a\n", "alias"),
     "a repeated key": ("output_dir: x\noutput_dir: y\n", "`output_dir` more than once"),
@@ -147,8 +170,74 @@ def test_a_recipe_that_is_not_utf_8_is_named(tmp_path):
 
 @pytest.mark.parametrize("text, message", HOSTILE.values(), ids=HOSTILE)
 def test_refused(tmp_path, text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refusal:
         parse(TRAIN, ["--config", write(tmp_path, text), *ON_CPU], prog="hf-cong train")
+    shown = str(refusal.value)
+    assert shown.isprintable() and len(shown) < 600  # one line, nothing that a terminal obeys
+    assert "secret" not in shown and not any(token in shown for token in TOKENS.values())
+
+
+def test_what_publishes_overwrites_and_opens_by_hand_only(tmp_path):
+    argv = ["--repo_id", "org/name", "--source", "runs/x"]
+    for text, message in (
+        ("private: false\n", "sets `private` to False: only your own hand makes something public"),
+        ("private: 0\n", "`private` to 0: only your own hand"),
+        ("replace: true\n", "sets `replace`: it overwrites what others pushed"),
+        ("replace: false\n", "sets `replace`"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            parse((PublishArguments,), ["--config", write(tmp_path, text), *argv], prog="hf-cong publish")
+    recipe = write(tmp_path, "private: true\n")
+    (args,) = parse((PublishArguments,), ["--config", recipe, *argv], prog="hf-cong publish")
+    assert args.private and not args.replace
+    by_hand = ["--private", "false", "--replace", "true"]
+    (args,) = parse((PublishArguments,), ["--config", recipe, *argv, *by_hand], prog="hf-cong publish")
+    assert not args.private and args.replace
+
+
+@pytest.mark.parametrize("token", TOKENS.values(), ids=TOKENS)
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["train", "--run_name", "{}"],
+        ["train", "--run_name=a-{}"],
+        ["train", "--config", "{}.yaml"],
+        ["train", "--learning_rate", "{}"],
+        ["check-pair", "a", "b", "{}"],
+        ["demo", "--seeds", "{}"],
+        ["{}"],
+    ],
+    ids=" ".join,
+)
+def test_a_token_on_the_command_line_is_refused_and_not_shown(capsys, argv, token):
+    assert main([arg.format(token) for arg in argv]) == 2
+    shown = "".join(capsys.readouterr())
+    assert "tokens do not belong there" in shown and shown.count("\n") == 1 and token not in shown
+
+
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["--hub_token", "secret"],
+        ["--hub-token=secret"],
+        ["--token", "secret"],
+        ["--model_init_kwargs", '{"token": "secret"}'],
+        ["--systems", '{"a": {"Api_Key" : "secret"}}'],
+    ],
+    ids=" ".join,
+)
+def test_a_key_for_a_token_on_the_command_line_is_refused(capsys, argv):
+    assert main(["train", *argv]) == 2
+    shown = "".join(capsys.readouterr())
+    assert "The command line sets `" in shown and "tokens do not belong there" in shown and "secret" not in shown
+
+
+def test_what_only_sounds_like_a_token_passes(tmp_path):
+    text = "tokenizer: hf_cong\npolicy: sk-learn/token-model\nmodel: org/ghp_small\nprompts: a\noutput_dir: b\n"
+    argv = ["--config", write(tmp_path, text), "--max_new_tokens", "8"]
+    check_command_line(argv)
+    (args,) = parse((SearchArguments,), argv, prog="hf-cong search")
+    assert (args.tokenizer, args.policy) == ("hf_cong", "sk-learn/token-model")
 
 
 def test_unknown_flags_name_the_nearest(tmp_path):

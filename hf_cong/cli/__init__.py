@@ -24,6 +24,13 @@ def main(argv: list[str] | None = None) -> int:
         print("usage: hf-cong COMMAND [--config recipe.yaml] [--key value ...] [--debug]\n")
         print("\n".join(f"  {name:10} {text}" for name, text in COMMANDS.items()))
         return 0 if argv else 2
+    from ..recipes import check_command_line
+
+    try:
+        check_command_line(argv)  # before anything shows what was typed
+    except ValueError as error:
+        print(f"hf-cong: {error}", file=sys.stderr)
+        return 2
     command = {
         "demo": demo,
         "check-pair": check_pair,
