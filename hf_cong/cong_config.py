@@ -24,7 +24,7 @@ _SFT_RESERVED = {
     "eos_token": "it would change the tokenizer of stage II; set it on `processing_class`",
     "chat_template_path": "it would change the template of stage II; set it on `processing_class`",
     "hub_token": "log in with `hf auth login` or set `HF_TOKEN`",
-    "push_to_hub": "only the final model is pushed",
+    "push_to_hub": "use `push_stages_to_hub`",
     "load_best_model_at_end": "stage I ends with its last step",
     **dict.fromkeys(("bf16", "fp16", "use_cpu", "fsdp", "fsdp_config", "deepspeed", "seed"), "both stages share it"),
 }
@@ -107,6 +107,14 @@ class ConGConfig(DPOConfig):
         sft_kwargs (`dict[str, Any]`, *optional*):
             Any other field of [`~trl.SFTConfig`], for stage I only.
 
+        > Parameters that control publishing, beside `push_to_hub` and `hub_model_id`
+
+        push_stages_to_hub (`bool`, *optional*, defaults to `False`):
+            With `push_to_hub`, whether every stage is published when it ends: the dataset `<hub_model_id>-data` after
+            decoding and again after sampling, the model of stage I as `<hub_model_id>-S`, at the end the model itself,
+            and a Collection of them. A push that fails is logged, repeated after the next stage and at the end, and
+            only there an error.
+
     > [!NOTE]
     > These parameters have default values different from [`~trl.DPOConfig`]; they are the paper's:
     > - `beta`: Defaults to `0.5` instead of `0.1`.
@@ -122,10 +130,12 @@ class ConGConfig(DPOConfig):
     >   log-probabilities are computed once and no second strong model is held.
     > - `bf16`: Defaults to `True` where the GPU supports it, and to `False` on CPU.
     > - `ddp_timeout`: Defaults to 6 hours instead of 30 minutes: processes may finish writing far apart.
+    > - `hub_private_repo`: Defaults to `True`: a new repository is private until you open it.
 
     Raises:
         TypeError: if one of these parameters is to be a number and is not.
-        ValueError: if a value is out of range, `sft_kwargs` holds an unknown or reserved key, or `hub_token` is set.
+        ValueError: if a value is out of range, `sft_kwargs` holds an unknown or reserved key, `hub_token` is set, or
+            other files than the result's were to be pushed, or to another branch.
 
     Source: [ConG](https://huggingface.co/papers/2510.07884), experimental settings.
     """
@@ -190,12 +200,16 @@ class ConGConfig(DPOConfig):
         default=None, metadata={"help": "Any other field of `SFTConfig`, for stage I only."}
     )
 
+    # Parameters that control publishing
+    hub_private_repo: bool | None = field(
+        default=True, metadata={"help": "Whether repositories are private when they are made."}
+    )
+    push_stages_to_hub: bool = field(
+        default=False, metadata={"help": "With `push_to_hub`, whether every stage is published when it ends."}
+    )
+
     def __post_init__(self):
-        if self.hub_token is not None:
-            raise ValueError(
-                "`hub_token` would be written into `training_args.bin`, which is uploaded with the model. Leave it "
-                "unset and log in with `hf auth login`, or set the environment variable `HF_TOKEN`."
-            )
+        self._check_hub()
         if self.bf16 is None and not self.fp16:
             self.bf16 = is_torch_bf16_gpu_available() and not self.use_cpu
         super().__post_init__()
@@ -203,6 +217,27 @@ class ConGConfig(DPOConfig):
             raise ValueError(f"`stage` must be one of {', '.join(STAGES)}, got {repr(self.stage)[:80]}.")
         self._check_numbers()
         self._check_sft_kwargs()
+
+    def _check_hub(self):
+        if self.hub_token is not None:
+            raise ValueError(
+                "`hub_token` would be written into `training_args.bin` in plain text. Leave it unset and log in with "
+                "`hf auth login`, or set the environment variable `HF_TOKEN`."
+            )
+        if self.hub_strategy in ("checkpoint", "all_checkpoints"):
+            raise ValueError(
+                f"`hub_strategy={str(self.hub_strategy)!r}` uploads optimizer states and pickled arguments, which are "
+                'never published. Use "end" or "every_save"; a run is resumed from `output_dir`.'
+            )
+        if self.hub_revision is not None:
+            raise ValueError(
+                f"`hub_revision` is {self.hub_revision[:80]!r}, but a run is published on the main branch. Leave it "
+                "unset, and make a branch or tag of what is there."
+            )
+        if self.push_stages_to_hub and not self.push_to_hub:
+            raise ValueError("`push_stages_to_hub` needs `push_to_hub=True`, which says that anything leaves at all.")
+        if self.hub_private_repo is None:
+            self.hub_private_repo = True
 
     def _check_numbers(self):
         numbers = {
