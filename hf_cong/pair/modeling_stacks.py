@@ -261,12 +261,17 @@ class StacksForCausalLM(PreTrainedModel, GenerationMixin):
         tokenizer = self._tokenizer or load_tokenizer(self.name_or_path)
         if tokenizer is not None:
             tokenizer.save_pretrained(save_directory)
+        for name, code in self.source_code().items():
+            (Path(save_directory) / name).write_text(code, encoding="utf-8")
+
+    @classmethod
+    def source_code(cls) -> dict[str, str]:
+        """The modules that load a saved directory without hf_cong, by file name."""
         here = Path(__file__).parent
         package = here.parent if (here.parent / "functional.py").exists() else here
-        sources = [here / f"{name}.py" for name in self._sources]
-        for source in (*sources, package / "functional.py", package / "compatibility.py"):
-            code = source.read_text(encoding="utf-8").replace("from ..", "from .")
-            (Path(save_directory) / source.name).write_text(code, encoding="utf-8")
+        sources = [here / f"{name}.py" for name in cls._sources]
+        sources += [package / "functional.py", package / "compatibility.py"]
+        return {source.name: source.read_text(encoding="utf-8").replace("from ..", "from .") for source in sources}
 
 
 def grow(cache: Cache | None, config: PreTrainedConfig):

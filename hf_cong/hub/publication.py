@@ -1,0 +1,358 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""One repository of the Hub, written by one run: checked before the work, in one commit, and read again after it.
+
+Every repository holds `hf_cong.json`, which says which run wrote it and the sha256 of every file. By it a push knows
+what it may overwrite or delete, and what somebody else has changed since. Retries are those of huggingface_hub; after
+a failure the same command finishes.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha1, sha256
+from pathlib import Path
+from typing import NamedTuple
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_url
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub.hf_api import RepoSibling
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff, validate_repo_id
+
+from .. import __version__
+from .files import check_path
+from .secrets import check_secrets
+
+logger = logging.getLogger(__name__)
+
+CARD, MARKER = "README.md", "hf_cong.json"
+_HUBS_OWN = ".gitattributes"
+
+
+@dataclass(frozen=True)
+class Publication:
+    """
+    What a repository is to hold.
+
+    Args:
+        repo_id (`str`):
+            `"namespace/name"`; see [`full_repo_id`].
+        repo_type (`str`):
+            `"model"` or `"dataset"`.
+        kind (`str`):
+            `"model"`, `"adapter"`, `"pair"`, `"dataset"` or `"decoding"`.
+        run (`str`):
+            Names the run that made it. The same run may write again, another is refused.
+        files (`dict[str, Path | bytes]`):
+            A local file, or its content, by its path in the repository; without the card.
+        card (`str`):
+            The whole `README.md`.
+        private (`bool`, *optional*, defaults to `True`):
+            Whether a new repository is seen by its namespace only. One that exists stays as it is.
+        left (`tuple[str, ...]`, *optional*, defaults to `()`):
+            Names of files that are not published, for [`describe`].
+    """
+
+    repo_id: str
+    repo_type: str
+    kind: str
+    run: str
+    files: dict[str, Path | bytes]
+    card: str
+    private: bool = True
+    left: tuple[str, ...] = ()
+
+
+class Published(NamedTuple):
+    """Where a publication is: its page, its commit, whether that is a new one, and the sha256 of every file."""
+
+    url: str
+    commit: str
+    changed: bool
+    files: dict[str, str]
+
+
+def full_repo_id(repo_id: str) -> str:
+    """`"namespace/name"` of a name; a bare one is of the user who is logged in."""
+    validate_repo_id(repo_id)
+    if "/" in repo_id:
+        return repo_id
+    with _explained(repo_id):
+        return f"{_whoami()['name']}/{repo_id}"
+
+
+def preflight(repo_id: str, *, repo_type: str, run: str, replace: bool = False) -> None:
+    """
+    Finds out before long work whether its result can be published: who is logged in may write, and the name is free or
+    holds what the same run wrote.
+
+    Args:
+        repo_id (`str`):
+            The repository.
+        repo_type (`str`):
+            `"model"` or `"dataset"`.
+        run (`str`):
+            Names the run.
+        replace (`bool`, *optional*, defaults to `False`):
+            Whether a repository of something else may be written over.
+
+    Raises:
+        PermissionError: if nobody is logged in, the token is not valid or may only read, or the namespace is somebody
+            else's.
+        ValueError: if the repository holds something else.
+    """
+    repo_id = full_repo_id(repo_id)
+    with _explained(repo_id):
+        _inspect(repo_id, repo_type, run, replace)
+
+
+def publish(publication: Publication, *, replace: bool = False) -> Published:
+    """
+    Makes the repository hold the publication: one commit, or none if it does already.
+
+    Files that the run published before and that are gone now are deleted in the same commit; what others added stays.
+    Afterwards the Hub is asked for every file's sha256.
+
+    Args:
+        publication ([`Publication`]):
+            What to publish.
+        replace (`bool`, *optional*, defaults to `False`):
+            Whether files that were changed on the Hub may be overwritten, and a repository of another run or of
+            something else may be emptied for this one. The history of the repository keeps them.
+
+    Returns:
+        [`Published`]: where it is.
+
+    Raises:
+        PermissionError: as in [`preflight`].
+        ValueError: if something must not be published (see [`check_path`] and [`check_secrets`]), or the repository
+            holds what this run did not write.
+        RuntimeError: if the repository changes meanwhile, the Hub gives up, or it holds other bytes than were sent.
+    """
+    additions = _additions(publication)
+    hashes = {path: addition.upload_info.sha256.hex() for path, addition in additions.items()}
+    repo_id = full_repo_id(publication.repo_id)
+    with _explained(repo_id):
+        state = _inspect(repo_id, publication.repo_type, publication.run, replace)
+        if state is None:
+            HfApi().create_repo(repo_id, repo_type=publication.repo_type, private=publication.private, exist_ok=True)
+            state = _inspect(repo_id, publication.repo_type, publication.run, replace)
+        elif state.private != publication.private:
+            logger.warning("%s is %s and stays so.", repo_id, "private" if state.private else "public")
+        commit = _commit(publication, additions, hashes, state, replace)
+        _verify(state, commit, hashes)
+    return Published(state.url, commit, commit != state.commit, hashes)
+
+
+def describe(publication: Publication) -> str:
+    """What [`publish`] would write, in words: visibility, files with sizes, what stays, the card. Asks nobody."""
+    additions = _additions(publication)
+    visibility = "private" if publication.private else "public"
+    lines = [
+        f"{publication.repo_id}: {visibility} {publication.repo_type} ({publication.kind} of run {publication.run})",
+        *(f"{addition.upload_info.size:>15,}  {path}" for path, addition in sorted(additions.items())),
+        f"{sum(addition.upload_info.size for addition in additions.values()):>15,}  bytes, and {MARKER}",
+        *(["Not published: " + ", ".join(publication.left)] if publication.left else []),
+        f"{CARD}:",
+        publication.card,
+    ]
+    return "\n".join(lines)
+
+
+class _State(NamedTuple):
+    """A repository as it is at a commit."""
+
+    repo_id: str
+    repo_type: str
+    commit: str
+    private: bool
+    files: dict[str, RepoSibling]
+    run: str | None
+    known: dict[str, str]  # what the run wrote last, with its sha256
+
+    @property
+    def url(self) -> str:
+        prefix = "datasets/" if self.repo_type == "dataset" else ""
+        return f"{HfApi().endpoint}/{prefix}{self.repo_id}"
+
+    def content(self, path: str) -> bytes:
+        """What the Hub sends for a file, past every cache."""
+        url = hf_hub_url(self.repo_id, path, repo_type=self.repo_type, revision=self.commit)
+        response = http_backoff("GET", url, headers=build_hf_headers())
+        hf_raise_for_status(response)
+        return response.content
+
+    def sha256(self, path: str) -> str:
+        """Of a large file what the Hub says, which has checked it; of another what it sends."""
+        lfs = self.files[path].lfs
+        return sha256(self.content(path)).hexdigest() if lfs is None else lfs.sha256
+
+    def holds(self, path: str, addition: CommitOperationAdd) -> bool:
+        """Whether a file is there as it is here, as far as the list of files says."""
+        file = self.files.get(path)
+        if file is None or file.size != addition.upload_info.size:
+            return False
+        if file.lfs is not None:
+            return file.lfs.sha256 == addition.upload_info.sha256.hex()
+        with addition.as_file() as local:
+            return file.blob_id == sha1(b"blob %d\0" % file.size + local.read()).hexdigest()  # noqa: S324 - git's own
+
+
+def _additions(publication: Publication) -> dict[str, CommitOperationAdd]:
+    """Every file to be, once all are found fit to leave this machine."""
+    files = {**publication.files, CARD: publication.card.encode()}
+    check_secrets({publication.repo_id: b"", **files})
+    for path in publication.files:
+        check_path(path, publication.kind)
+    return {
+        path: CommitOperationAdd(path, content if isinstance(content, bytes) else content.resolve(strict=True))
+        for path, content in files.items()
+    }
+
+
+def _whoami() -> dict:
+    _require_token()
+    return HfApi().whoami()
+
+
+def _require_token() -> None:
+    if get_token() is None:
+        raise PermissionError("Nobody is logged in to the Hub. Run `hf auth login`, or set `HF_TOKEN`.")
+
+
+def _inspect(repo_id: str, repo_type: str, run: str, replace: bool) -> _State | None:
+    """The state of the repository, `None` if there is none, once it is clear that this run may write it."""
+    _require_token()
+    try:
+        info = HfApi().repo_info(repo_id, repo_type=repo_type, files_metadata=True)
+    except RepositoryNotFoundError:
+        _check_namespace(repo_id, _whoami())
+        return None
+    HfApi().auth_check(repo_id, repo_type=repo_type, write=True)
+    files = {file.rfilename: file for file in info.siblings}
+    state = _State(repo_id, repo_type, info.sha, info.private, files, None, {})
+    marker = _parse_marker(state.content(MARKER)) if MARKER in files else {}
+    state = state._replace(run=marker.get("run"), known=marker.get("files", {}))
+    others = sorted(path for path in files if path != _HUBS_OWN)
+    if others and state.run != run and not replace:
+        whose = f"was published by the run {state.run!r:.80}" if marker else f"holds {others[0]!r:.80}"
+        raise ValueError(
+            f"The {repo_type} {repo_id} {whose}, and this is the run {run!r}. Choose another `repo_id`, or pass "
+            "`replace` to put this run's files in the place of all that is there; the history keeps it."
+        )
+    return state
+
+
+def _check_namespace(repo_id: str, me: dict) -> None:
+    """Whether a repository that is not there may be made, as far as the Hub says before it is."""
+    if me["auth"]["accessToken"]["role"] == "read":
+        raise PermissionError(
+            f"The token of {me['name']} may only read, and {repo_id} must be written. Make another at "
+            "https://huggingface.co/settings/tokens, and run `hf auth login` or set `HF_TOKEN`."
+        )
+    allowed = [me["name"], *(org["name"] for org in me["orgs"] if org.get("roleInOrg") != "read")]
+    if repo_id.split("/")[0].lower() not in map(str.lower, allowed):
+        raise PermissionError(
+            f"{me['name']} may not make {repo_id}: it belongs to another user, or to an organisation whose members "
+            f"{me['name']} does not write with. Choose one of {', '.join(allowed)} before the `/`."
+        )
+
+
+def _parse_marker(content: bytes) -> dict:
+    """The marker, `{}` if it is none of ours."""
+    try:
+        marker = json.loads(content)
+    except ValueError:
+        return {}
+    ours = isinstance(marker, dict) and isinstance(marker.get("run"), str) and isinstance(marker.get("files"), dict)
+    return marker if ours else {}
+
+
+def _commit(
+    publication: Publication,
+    additions: dict[str, CommitOperationAdd],
+    hashes: dict[str, str],
+    state: _State,
+    replace: bool,
+) -> str:
+    """Commits what differs, if anything does; the commit that holds the publication."""
+    changed = [path for path, addition in additions.items() if not state.holds(path, addition)]
+    if state.run == publication.run:
+        gone = [path for path in state.known if path in state.files and path not in additions]
+    else:  # another's, to be replaced: what stayed of it could be taken for a part of this
+        gone = [path for path in state.files if path not in (*additions, MARKER, _HUBS_OWN)]
+    if not (changed or gone or hashes != state.known):
+        return state.commit
+    if not replace:
+        _refuse_edited(state, [path for path in [*changed, *gone] if path in state.files])
+    marker = {"kind": publication.kind, "run": publication.run, "files": hashes, "version": __version__}
+    operations = [
+        *(additions[path] for path in changed),
+        CommitOperationAdd(MARKER, (json.dumps(marker, indent=2, sort_keys=True) + "\n").encode()),
+        *map(CommitOperationDelete, gone),
+    ]
+    made = HfApi().create_commit(
+        state.repo_id,
+        operations,
+        commit_message=f"Publish {publication.kind} of run {publication.run}",
+        repo_type=state.repo_type,
+        parent_commit=state.commit,
+    )
+    return made.oid
+
+
+def _refuse_edited(state: _State, paths: list[str]) -> None:
+    """What would be overwritten or deleted must be what the run wrote last."""
+    edited = [path for path in paths if state.sha256(path) != state.known.get(path)]
+    if edited:
+        raise ValueError(
+            f"Changed on the Hub since the last push to {state.repo_id}: {', '.join(edited)}. Nothing was "
+            "overwritten. Bring the changes into what you publish, or pass `replace`; the history keeps them."
+        )
+
+
+def _verify(state: _State, commit: str, hashes: dict[str, str]) -> None:
+    info = HfApi().repo_info(state.repo_id, repo_type=state.repo_type, revision=commit, files_metadata=True)
+    now = state._replace(commit=commit, files={file.rfilename: file for file in info.siblings})
+    wrong = [path for path, expected in hashes.items() if path not in now.files or now.sha256(path) != expected]
+    if wrong:
+        raise RuntimeError(
+            f"{state.repo_id} does not hold what was sent to it (commit {commit}): {', '.join(wrong)}. Do not use "
+            "that commit. Repeat the command with `replace`."
+        )
+
+
+@contextmanager
+def _explained(repo_id: str) -> Iterator[None]:
+    """What fails at the Hub or on the way to it, as one sentence that says what to do."""
+    try:
+        yield
+    except (HTTPError, RuntimeError) as error:
+        # Of a file in LFS the client says only which; why is the cause.
+        cause = (
+            error.__cause__ if isinstance(error.__cause__, HTTPError) and isinstance(error, RuntimeError) else error
+        )
+        if isinstance(cause, RuntimeError):
+            raise
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+        again = "A push is one commit: the repository is as it was, or holds all of it. Repeat the same command."
+        if status == 401:
+            raise PermissionError(
+                "The Hub does not know the token of this machine: it is mistyped, expired or revoked. Make another at "
+                "https://huggingface.co/settings/tokens, and run `hf auth login` or set `HF_TOKEN`, which comes first."
+            ) from None
+        if status == 403:
+            raise PermissionError(
+                f"The token of this machine may not write to {repo_id}: it may only read, or the repository is "
+                "somebody else's. Use a token that may, or choose another `repo_id`."
+            ) from None
+        if status == 412:
+            raise RuntimeError(
+                f"{repo_id} was changed by somebody else while this push was under way; nothing of it was committed, "
+                "and their change is kept. Look at it, then repeat the same command."
+            ) from None
+        if status == 429 or status is None or status >= 500:
+            what = "cannot be reached" if status is None else f"answered with status {status}"
+            raise ConnectionError(f"The Hub {what}, while publishing to {repo_id}. {again}") from error
+        raise

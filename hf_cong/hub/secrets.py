@@ -1,0 +1,135 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Tokens and keys that must not leave this machine: found in names, text, rows and the headers of weights.
+
+Knows nothing of the Hub but the token of this session, and never says what it found, only where.
+"""
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet
+from huggingface_hub import get_token
+from safetensors import SafetensorError, safe_open
+
+# kind -> (what every one of them holds, which is found fast; what it looks like)
+_KINDS = {
+    "a Hugging Face token": (("hf_", "api_org_"), r"(?:hf_|api_org_)(?:oauth_|jwt_)?[A-Za-z0-9]{20,}"),
+    "a GitHub token": (("gh", "github_pat_"), r"(?:gh[oprsu]_|github_pat_)[A-Za-z0-9_]{20,}"),
+    "a GitLab token": (("glpat-",), r"glpat-[A-Za-z0-9_-]{20,}"),
+    "an AWS key": (("AKIA", "ASIA"), r"(?<![A-Za-z0-9+/])A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9+/])"),
+    "an OpenAI or Anthropic key": (("sk-",), r"(?<![A-Za-z0-9])sk-(?:[A-Za-z0-9]+-)*[A-Za-z0-9_]{20,}"),
+    "a Google key": (("AIza",), r"AIza[A-Za-z0-9_-]{35}"),
+    "a Slack token": (("xox",), r"xox[abeoprs]-[A-Za-z0-9-]{10,}"),
+    # In JSON the lines of a key end with a backslash and a letter.
+    "a private key": (
+        ("PRIVATE KEY",),
+        r"-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----(?:\\[nr]|\s)*(?:Proc-Type|Version|Comment|[A-Za-z0-9+/=]{8})",
+    ),
+}
+_KINDS = {kind: (starts, re.compile(pattern)) for kind, (starts, pattern) in _KINDS.items()}
+_BATCH = 1000  # rows of a table
+_SHOWN = 20  # places in an error
+
+
+def check_secrets(files: dict[str, Path | bytes]) -> None:
+    """
+    Refuses files whose names or contents hold what looks like a token or a key, or the token of this session.
+
+    Looked through are: every byte of text files, text in every column of a table (user data too: a prompt may quote a
+    token), and of weights the names of tensors and the metadata.
+
+    Args:
+        files (`dict[str, Path | bytes]`): A local file, or its content, by the name it is to have.
+
+    Raises:
+        ValueError: naming every place and what is there, but not the token itself; or if weights cannot be read.
+    """
+    found = []
+    for name, content in files.items():
+        if kind := find_secret(name):
+            found.append(f"the name {redact(name)!r} holds {kind}")
+        found += [f"{redact(name)}, {place} holds {kind}" for place, kind in _scan(name, content)]
+    if found:
+        more = f"; and {len(found) - _SHOWN} more places" if len(found) > _SHOWN else ""
+        raise ValueError(
+            f"Nothing was uploaded: {'; '.join(found[:_SHOWN])}{more}. Take it out and repeat the "
+            "command. A token that other people may have seen must be revoked where it was made."
+        )
+
+
+def find_secret(text: str) -> str | None:
+    """What kind of secret a text holds, in words; `None` if it holds none that is known."""
+    return next((kind for kind, _ in _matches(text)), None)
+
+
+def redact(text: str) -> str:
+    """The text with `***` in place of every secret."""
+    for _, secret in list(_matches(text)):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _matches(text: str) -> Iterator[tuple[str, str]]:
+    for own in (get_token(), os.environ.get("OPENAI_API_KEY")):
+        if own and own in text:
+            yield "a token of this session", own
+    for kind, (starts, pattern) in _KINDS.items():
+        if any(start in text for start in starts):
+            yield from ((kind, match[0]) for match in pattern.finditer(text))
+
+
+def _scan(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
+    """Where in a file there are secrets, and of what kind."""
+    if name.endswith(".parquet"):
+        yield from _scan_table(content)
+    elif name.endswith(".safetensors"):
+        yield from _scan_weights(name, content)
+    else:
+        data = content if isinstance(content, bytes) else content.read_bytes()
+        text = data.replace(b"\0", b"").decode("latin-1")  # without its zeros, UTF-16 reads as ASCII
+        for kind, secret in _matches(text):
+            yield f"line {1 + text.count(chr(10), 0, text.index(secret))}", kind
+
+
+def _scan_weights(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
+    if isinstance(content, bytes):
+        raise TypeError(f"`files[{name!r}]` must be the path of a file: weights are not held in memory.")
+    try:
+        with safe_open(content, "np") as weights:
+            texts = {"the metadata": str(weights.metadata()), "the name of a tensor": "\n".join(weights.keys())}
+    except SafetensorError as error:
+        raise ValueError(f"{content} is no whole safetensors file ({error}). Save the model again.") from None
+    for place, text in texts.items():
+        if kind := find_secret(text):
+            yield place, kind
+
+
+def _scan_table(content: Path | bytes) -> Iterator[tuple[str, str]]:
+    with pyarrow.parquet.ParquetFile(
+        pyarrow.BufferReader(content) if isinstance(content, bytes) else content
+    ) as table:
+        schema = table.schema_arrow
+        if kind := find_secret(str(schema.names) + str(schema.metadata)):
+            yield "the header", kind
+        columns = [field.name for field in schema if "string" in str(field.type) or "binary" in str(field.type)]
+        first = 0
+        for batch in table.iter_batches(_BATCH, columns=columns):
+            for number, row in enumerate(batch.to_pylist(), first):
+                if kind := find_secret("\n".join(_texts(row))):
+                    yield f"row {number}", kind
+            first += len(batch)
+
+
+def _texts(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, bytes):
+        yield value.decode("latin-1")
+    elif isinstance(value, dict):
+        for inner in value.values():
+            yield from _texts(inner)
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            yield from _texts(inner)
