@@ -16,7 +16,7 @@ PACKAGE = ROOT / "hf_cong"
 FLOORS = [
     {"functional", "journal", "report"},
     {"prompts", "compatibility", "checkpoints", "weights", "in_place_cache"},
-    {"pair", "logits_process", "sampling", "factors"},
+    {"pair", "logits_process", "sampling", "factors", "cards"},
     {"engines", "rewards", "timing", "hub"},
     {"generation", "preferences", "cong_config", "lending", "stages", "cong_trainer", "baselines"},
     {"search"},

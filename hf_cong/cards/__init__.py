@@ -1,0 +1,23 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Cards for the Hub, made of a run's manifest and of measured results, and of nothing else."""
+
+from .cards import adapter_card, collection_text, dataset_card, decoding_card, model_card, pair_card
+from .licenses import License, combine, describe_source, license_of
+from .results import Result, eval_results_files, measured_as, read_results
+
+__all__ = [
+    "License",
+    "Result",
+    "adapter_card",
+    "collection_text",
+    "combine",
+    "dataset_card",
+    "decoding_card",
+    "describe_source",
+    "eval_results_files",
+    "license_of",
+    "measured_as",
+    "model_card",
+    "pair_card",
+    "read_results",
+]
