@@ -46,9 +46,15 @@ _LAZY = {
     "build_preference_dataset": "preferences",
     "ConGConfig": "cong_config",
     "ConGTrainer": "cong_trainer",
+    "AuxConfConfig": "baselines.auxconf_config",
+    "AuxConfTrainer": "baselines.auxconf_trainer",
+    "WSPOConfig": "baselines.wspo_config",
+    "WSPOTrainer": "baselines.wspo_trainer",
 }
 
 __all__ = [
+    "AuxConfConfig",
+    "AuxConfTrainer",
     "ConGConfig",
     "ConGTrainer",
     "ContinuousEngine",
@@ -62,6 +68,8 @@ __all__ = [
     "EmulatedFineTuningLogitsProcessor",
     "ImplicitReward",
     "OfficialContrastiveLogitsProcessor",
+    "WSPOConfig",
+    "WSPOTrainer",
     "best_of_n",
     "build_preference_dataset",
     "build_sft_dataset",
