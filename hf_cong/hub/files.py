@@ -148,8 +148,11 @@ def _check_weights(files: dict[str, Path | bytes], folder: Path) -> None:
         files.pop("model.safetensors.index.json", None)
     else:
         _require(files, folder, "model.safetensors.index.json")
-        named = set(_load(files["model.safetensors.index.json"]).get("weight_map", {}).values())
-        _require(files, folder, *sorted(named))
+        index = files["model.safetensors.index.json"]
+        weights = _load(index).get("weight_map")
+        named = set(map(str, weights.values())) if isinstance(weights, dict) else set()
+        if not named or named - shards:
+            raise FileNotFoundError(f"{folder} does not have the weights that its {index.name} names. Save it again.")
     for name in shards - named:
         del files[name]
 

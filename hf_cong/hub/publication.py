@@ -8,19 +8,18 @@ a failure the same command finishes.
 
 import json
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha1, sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token, hf_hub_url
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_url
+from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff, validate_repo_id
+from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
 from .. import __version__
+from .account import check_may_create, explained, full_repo_id, require_token
 from .files import check_path
 from .secrets import check_secrets
 
@@ -37,7 +36,7 @@ class Publication:
 
     Args:
         repo_id (`str`):
-            `"namespace/name"`; see [`full_repo_id`].
+            `"namespace/name"`; a bare name is of the user who is logged in.
         repo_type (`str`):
             `"model"` or `"dataset"`.
         kind (`str`):
@@ -73,16 +72,7 @@ class Published(NamedTuple):
     files: dict[str, str]
 
 
-def full_repo_id(repo_id: str) -> str:
-    """`"namespace/name"` of a name; a bare one is of the user who is logged in."""
-    validate_repo_id(repo_id)
-    if "/" in repo_id:
-        return repo_id
-    with _explained(repo_id):
-        return f"{_whoami()['name']}/{repo_id}"
-
-
-def preflight(repo_id: str, *, repo_type: str, run: str, replace: bool = False) -> None:
+def preflight(repo_id: str, *, repo_type: str, run: str | None, replace: bool = False) -> None:
     """
     Finds out before long work whether its result can be published: who is logged in may write, and the name is free or
     holds what the same run wrote.
@@ -92,8 +82,8 @@ def preflight(repo_id: str, *, repo_type: str, run: str, replace: bool = False) 
             The repository.
         repo_type (`str`):
             `"model"` or `"dataset"`.
-        run (`str`):
-            Names the run.
+        run (`str` or `None`):
+            Names the run; `None` before that is known, when a repository of any run passes.
         replace (`bool`, *optional*, defaults to `False`):
             Whether a repository of something else may be written over.
 
@@ -101,13 +91,14 @@ def preflight(repo_id: str, *, repo_type: str, run: str, replace: bool = False) 
         PermissionError: if nobody is logged in, the token is not valid or may only read, or the namespace is somebody
             else's.
         ValueError: if the repository holds something else.
+        ConnectionError: if the Hub cannot be reached, is busy or fails.
     """
     repo_id = full_repo_id(repo_id)
-    with _explained(repo_id):
+    with explained(repo_id):
         _inspect(repo_id, repo_type, run, replace)
 
 
-def publish(publication: Publication, *, replace: bool = False) -> Published:
+def publish(publication: Publication, *, replace: bool = False, message: str | None = None) -> Published:
     """
     Makes the repository hold the publication: one commit, or none if it does already.
 
@@ -120,27 +111,29 @@ def publish(publication: Publication, *, replace: bool = False) -> Published:
         replace (`bool`, *optional*, defaults to `False`):
             Whether files that were changed on the Hub may be overwritten, and a repository of another run or of
             something else may be emptied for this one. The history of the repository keeps them.
+        message (`str`, *optional*):
+            Title of the commit. By default the kind and the run.
 
     Returns:
         [`Published`]: where it is.
 
     Raises:
-        PermissionError: as in [`preflight`].
+        PermissionError, ConnectionError: as in [`preflight`].
         ValueError: if something must not be published (see [`check_path`] and [`check_secrets`]), or the repository
             holds what this run did not write.
-        RuntimeError: if the repository changes meanwhile, the Hub gives up, or it holds other bytes than were sent.
+        RuntimeError: if somebody else changes the repository meanwhile, or it does not hold what was sent.
     """
     additions = _additions(publication)
     hashes = {path: addition.upload_info.sha256.hex() for path, addition in additions.items()}
     repo_id = full_repo_id(publication.repo_id)
-    with _explained(repo_id):
+    with explained(repo_id):
         state = _inspect(repo_id, publication.repo_type, publication.run, replace)
         if state is None:
             HfApi().create_repo(repo_id, repo_type=publication.repo_type, private=publication.private, exist_ok=True)
             state = _inspect(repo_id, publication.repo_type, publication.run, replace)
         elif state.private != publication.private:
             logger.warning("%s is %s and stays so.", repo_id, "private" if state.private else "public")
-        commit = _commit(publication, additions, hashes, state, replace)
+        commit = _commit(publication, additions, hashes, state, replace, message)
         _verify(state, commit, hashes)
     return Published(state.url, commit, commit != state.commit, hashes)
 
@@ -211,23 +204,13 @@ def _additions(publication: Publication) -> dict[str, CommitOperationAdd]:
     }
 
 
-def _whoami() -> dict:
-    _require_token()
-    return HfApi().whoami()
-
-
-def _require_token() -> None:
-    if get_token() is None:
-        raise PermissionError("Nobody is logged in to the Hub. Run `hf auth login`, or set `HF_TOKEN`.")
-
-
-def _inspect(repo_id: str, repo_type: str, run: str, replace: bool) -> _State | None:
+def _inspect(repo_id: str, repo_type: str, run: str | None, replace: bool) -> _State | None:
     """The state of the repository, `None` if there is none, once it is clear that this run may write it."""
-    _require_token()
+    require_token()
     try:
         info = HfApi().repo_info(repo_id, repo_type=repo_type, files_metadata=True)
     except RepositoryNotFoundError:
-        _check_namespace(repo_id, _whoami())
+        check_may_create(repo_id)
         return None
     HfApi().auth_check(repo_id, repo_type=repo_type, write=True)
     files = {file.rfilename: file for file in info.siblings}
@@ -235,28 +218,15 @@ def _inspect(repo_id: str, repo_type: str, run: str, replace: bool) -> _State | 
     marker = _parse_marker(state.content(MARKER)) if MARKER in files else {}
     state = state._replace(run=marker.get("run"), known=marker.get("files", {}))
     others = sorted(path for path in files if path != _HUBS_OWN)
-    if others and state.run != run and not replace:
-        whose = f"was published by the run {state.run!r:.80}" if marker else f"holds {others[0]!r:.80}"
+    same = bool(marker) if run is None else state.run == run
+    this = "a new run" if run is None else f"the run {run!r}"
+    if others and not same and not replace:
+        owner = f"is of the run {state.run!r:.80}" if marker else f"has files of its own, such as {others[0]!r:.80}"
         raise ValueError(
-            f"The {repo_type} {repo_id} {whose}, and this is the run {run!r}. Choose another `repo_id`, or pass "
-            "`replace` to put this run's files in the place of all that is there; the history keeps it."
+            f"The {repo_type} {repo_id} {owner}; this is {this}. Choose another `repo_id`, or pass `replace` "
+            "to have this run's files instead of all that is there; the history keeps it."
         )
     return state
-
-
-def _check_namespace(repo_id: str, me: dict) -> None:
-    """Whether a repository that is not there may be made, as far as the Hub says before it is."""
-    if me["auth"]["accessToken"]["role"] == "read":
-        raise PermissionError(
-            f"The token of {me['name']} may only read, and {repo_id} must be written. Make another at "
-            "https://huggingface.co/settings/tokens, and run `hf auth login` or set `HF_TOKEN`."
-        )
-    allowed = [me["name"], *(org["name"] for org in me["orgs"] if org.get("roleInOrg") != "read")]
-    if repo_id.split("/")[0].lower() not in map(str.lower, allowed):
-        raise PermissionError(
-            f"{me['name']} may not make {repo_id}: it belongs to another user, or to an organisation whose members "
-            f"{me['name']} does not write with. Choose one of {', '.join(allowed)} before the `/`."
-        )
 
 
 def _parse_marker(content: bytes) -> dict:
@@ -275,6 +245,7 @@ def _commit(
     hashes: dict[str, str],
     state: _State,
     replace: bool,
+    message: str | None,
 ) -> str:
     """Commits what differs, if anything does; the commit that holds the publication."""
     changed = [path for path, addition in additions.items() if not state.holds(path, addition)]
@@ -295,7 +266,7 @@ def _commit(
     made = HfApi().create_commit(
         state.repo_id,
         operations,
-        commit_message=f"Publish {publication.kind} of run {publication.run}",
+        commit_message=message or f"Publish {publication.kind} of run {publication.run}",
         repo_type=state.repo_type,
         parent_commit=state.commit,
     )
@@ -321,38 +292,3 @@ def _verify(state: _State, commit: str, hashes: dict[str, str]) -> None:
             f"{state.repo_id} does not hold what was sent to it (commit {commit}): {', '.join(wrong)}. Do not use "
             "that commit. Repeat the command with `replace`."
         )
-
-
-@contextmanager
-def _explained(repo_id: str) -> Iterator[None]:
-    """What fails at the Hub or on the way to it, as one sentence that says what to do."""
-    try:
-        yield
-    except (HTTPError, RuntimeError) as error:
-        # Of a file in LFS the client says only which; why is the cause.
-        cause = (
-            error.__cause__ if isinstance(error.__cause__, HTTPError) and isinstance(error, RuntimeError) else error
-        )
-        if isinstance(cause, RuntimeError):
-            raise
-        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-        again = "A push is one commit: the repository is as it was, or holds all of it. Repeat the same command."
-        if status == 401:
-            raise PermissionError(
-                "The Hub does not know the token of this machine: it is mistyped, expired or revoked. Make another at "
-                "https://huggingface.co/settings/tokens, and run `hf auth login` or set `HF_TOKEN`, which comes first."
-            ) from None
-        if status == 403:
-            raise PermissionError(
-                f"The token of this machine may not write to {repo_id}: it may only read, or the repository is "
-                "somebody else's. Use a token that may, or choose another `repo_id`."
-            ) from None
-        if status == 412:
-            raise RuntimeError(
-                f"{repo_id} was changed by somebody else while this push was under way; nothing of it was committed, "
-                "and their change is kept. Look at it, then repeat the same command."
-            ) from None
-        if status == 429 or status is None or status >= 500:
-            what = "cannot be reached" if status is None else f"answered with status {status}"
-            raise ConnectionError(f"The Hub {what}, while publishing to {repo_id}. {again}") from error
-        raise

@@ -10,6 +10,7 @@ from .wire import Refusal, Reply, Request
 def create(request: Request) -> Reply:
     body = request.json()
     namespace, title = body["namespace"], body["title"]
+    _check_length(body, "description", 150)
     request.hub.check_writer(request.account, namespace)
     collections = request.hub.collections
     for slug, collection in collections.items():
@@ -50,6 +51,7 @@ def read(request: Request, slug: str) -> Reply:
 
 def update(request: Request, slug: str) -> Reply:
     collection = _writable(request, slug)
+    _check_length(request.json(), "description", 150)
     collection |= request.json() | {"lastUpdated": now()}
     return Reply({"success": True, "data": collection})
 
@@ -62,6 +64,7 @@ def delete(request: Request, slug: str) -> Reply:
 
 def add_item(request: Request, slug: str) -> Reply:
     collection, body = _writable(request, slug), request.json()
+    _check_length(body, "note", 500)
     items, item = collection["items"], body["item"]
     if item["type"] in ("model", "dataset", "space"):
         request.hub.readable(request.account, f"{item['type']}s", item["id"])
@@ -91,6 +94,11 @@ def delete_item(request: Request, slug: str, item: str) -> Reply:
     items.remove(_item(items, item))
     _number(items)
     return Reply({})
+
+
+def _check_length(body: dict, name: str, most: int) -> None:
+    if len(body.get(name) or "") > most:
+        raise Refusal(400, f"Too big: expected string to have <{most} characters at {name}")
 
 
 def _visible(request: Request, collection: dict) -> bool:

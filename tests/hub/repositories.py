@@ -9,7 +9,11 @@ from .wire import Refusal, Reply, Request
 def whoami(request: Request) -> Reply:
     if request.account is None:
         raise Refusal(401, "Invalid username or password.")
-    user, role = request.account
+    user, role, scopes = request.account
+    token = {"displayName": "tests", "role": role}
+    if role == "fineGrained":
+        scoped = [{"entity": {"name": name}, "permissions": ["repo.content.read", "repo.write"]} for name in scopes]
+        token["fineGrained"] = {"canReadGatedRepos": True, "global": [], "scoped": scoped}
     organisations = [name for name, members in request.hub.members.items() if user in members]
     return Reply(
         {
@@ -17,8 +21,8 @@ def whoami(request: Request) -> Reply:
             "id": user,
             "name": user,
             "fullname": user,
-            "orgs": [{"type": "org", "id": name, "name": name, "roleInOrg": role} for name in organisations],
-            "auth": {"type": "access_token", "accessToken": {"displayName": "tests", "role": role}},
+            "orgs": [{"type": "org", "id": name, "name": name, "roleInOrg": "write"} for name in organisations],
+            "auth": {"type": "access_token", "accessToken": token},
         }
     )
 

@@ -123,7 +123,7 @@ class StandInHub(ThreadingHTTPServer):
     def check_writer(self, account: Account | None, namespace: str) -> None:
         if account is None:
             raise Refusal(401, "Invalid username or password.")
-        if account.role != "write":
+        if account.role != "write" and namespace not in account.scopes:
             raise Refusal(403, "Forbidden: pass a token with the `write` role")
         if not self.belongs(account, namespace):
             raise Refusal(403, f'You don\'t have the rights to create under the namespace "{namespace}"')

@@ -7,10 +7,11 @@ from typing import Any, NamedTuple
 
 
 class Account(NamedTuple):
-    """Who a token belongs to, and what it may do: `"read"` or `"write"`."""
+    """Who a token belongs to, and what it may do: `"read"`, `"write"`, or `"fineGrained"` in some namespaces."""
 
     user: str
     role: str
+    scopes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
