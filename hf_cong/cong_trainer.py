@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """ConG's two stages as one [`~trl.DPOTrainer`] that first writes the columns its dataset lacks."""
 
+import copy
 import functools
-import json
 import logging
 import os
 import shutil
@@ -26,37 +26,12 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput
 from trl import DPOTrainer
-from trl.trainer.utils import hash_module
 
-from .checkpoints import (
-    SealCheckpoints,
-    check_resumable,
-    checkpoints,
-    content_key,
-    last_whole_checkpoint,
-    model_identity,
-    settings_identity,
-    tokenizer_identity,
-)
+from .chain import Chain, check_same_run, strong_identity
+from .checkpoints import SealCheckpoints, check_resumable, commit_of, content_key, last_whole_checkpoint
 from .cong_config import ConGConfig
-from .journal import check_identity, replacing
 from .lending import fine_tune
-from .pair.modeling_stacks import lookup
-from .preferences import build_preference_dataset, build_sft_dataset
-from .prompts import read_prompts
-from .stages import (
-    adapter_base,
-    check_dataset,
-    check_prompt_lengths,
-    check_strong_model,
-    data_rows,
-    decode,
-    drop_long_rows,
-    given_completions,
-    share,
-    weak_tokenizer,
-    write_completions,
-)
+from .stages import check_prompt_lengths, check_strong_model, data_rows, share
 
 logger = logging.getLogger(__name__)
 
@@ -172,51 +147,24 @@ class ConGTrainer(DPOTrainer):
             raise ValueError(
                 "`ref_model` must not be passed: the reference of ConG is the strong model as stage I leaves it."
             )
-        self._splits = {"train": train_dataset}
-        if isinstance(eval_dataset, dict):
-            self._splits |= {f"eval_{name}": dataset for name, dataset in eval_dataset.items()}
-        elif eval_dataset is not None:
-            self._splits["eval"] = eval_dataset
-        for name, dataset in self._splits.items():
-            check_dataset(dataset, "train_dataset" if name == "train" else "eval_dataset")
-        missing = {name for name, data in self._splits.items() if "rejected" not in data.column_names}
+        weak = {"weak_model": weak_model, "weak_reference_model": weak_reference_model}
+        chain = Chain(args, train_dataset, eval_dataset, **weak, weak_processing_class=weak_processing_class)
+        self._chain, self.stage_counts = chain, chain.stage_counts
         # Until `train` has written the pairs, every dataset is left as it came.
-        self._pairs_missing = "train" in missing
-        if missing and not self._pairs_missing:
-            raise ValueError(
-                f"`train_dataset` has pairs, but {sorted(missing)} has none. Pass evaluation data with the columns "
-                "`prompt`, `chosen` and `rejected`."
-            )
-        self.stage_counts, self._dropped = {}, {}
-        weak = (
-            args.weak_model_name_or_path if weak_model is None else weak_model,
-            args.weak_reference_model_name_or_path if weak_reference_model is None else weak_reference_model,
-        )
-        policy, reference = (os.fspath(model) if isinstance(model, os.PathLike) else model for model in weak)
-        if isinstance(policy, PeftModel):
-            raise TypeError("`weak_model` is a PeftModel. Save it, and pass the directory: an adapter knows its base.")
-        where = lookup(args.weak_model_init_kwargs)
-        self._weak_where = where, where
-        if isinstance(policy, str) and reference is None:
-            reference, revision = adapter_base(policy, where)
-            self._weak_where = where, {**where, "revision": revision}  # an adapter says which base it fits
-        self._weak = policy, reference
-        self._weak_tokenizer = weak_processing_class
-        if any(not {"chosen", "completion"} & set(data.column_names) for data in self._splits.values()):
-            if None in self._weak:
-                raise ValueError(
-                    "A dataset without completions needs the weak pair: `weak_model` (after alignment) and "
-                    "`weak_reference_model` (before). Pass both, a LoRA adapter by its name, or a dataset with the "
-                    "column `chosen`: what `generate_completions` writes with any pair."
-                )
-            if weak_processing_class is None:
-                self._weak_tokenizer = weak_tokenizer(self._weak, self._weak_where, args.trust_remote_code)
+        self._pairs_missing = chain.pairs_missing
         needs_copy = peft_config is None and not args.precompute_ref_log_probs
         if needs_copy and isinstance(model, PreTrainedModel) and not model.name_or_path:
             raise ValueError(
                 "`precompute_ref_log_probs=False` loads a reference by the name of `model`, which was not loaded by "
                 "name. Keep `precompute_ref_log_probs=True`, or pass `model` as a path."
             )
+
+        # A model in memory is named by its weights, which DPOTrainer may hash: see `_identity`.
+        self._strong = None
+        if isinstance(model, str):
+            self._strong = strong_identity(model, args, peft_config, quantization_config)
+            if commit := commit_of(self._strong["model"]):  # what is loaded is what was named
+                args.model_init_kwargs = {**(args.model_init_kwargs or {}), **commit}
 
         super().__init__(
             model=model,
@@ -229,7 +177,7 @@ class ConGTrainer(DPOTrainer):
             callbacks=callbacks,
             optimizers=optimizers,
             quantization_config=quantization_config,
-            peft_config=peft_config,
+            peft_config=copy.deepcopy(peft_config),  # PEFT fills it in
         )
         self._sharded = (
             self.is_fsdp_enabled or self.is_deepspeed_enabled or self.is_distributed_loading_by_transformers
@@ -237,7 +185,7 @@ class ConGTrainer(DPOTrainer):
         if self._pairs_missing and self._sharded:
             raise NotImplementedError(
                 "A sharded model cannot pass from stage to stage in one process. Launch one stage at a time: "
-                "`generate_completions`, `trl.SFTTrainer`, `generate_completions`, then `ConGTrainer` on the pairs."
+                "`hf-cong train --stage decode`, then `sft`, `sample` and `dpo`."
             )
         if not self._pairs_missing and args.max_length is not None:
             columns = [self.train_dataset[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
@@ -251,10 +199,8 @@ class ConGTrainer(DPOTrainer):
                     args.max_length,
                 )
         if self._pairs_missing:
-            check_strong_model(self.model, self._tokenizer, self._splits, args)
+            check_strong_model(self.model, self._tokenizer, chain.splits, args)
         self._fine_tuning = False
-        # Names that begin with an underscore are never uploaded by `push_to_hub`.
-        self._stage_root = Path(self.args.output_dir) / "_cong"
         self.add_callback(SealCheckpoints())
 
     # What DPOTrainer does with data at construction, put off until there are pairs.
@@ -263,7 +209,7 @@ class ConGTrainer(DPOTrainer):
         if self._pairs_missing:
             return dataset
         if args.world_size > 1 and args.precompute_ref_log_probs and not dataset.cache_files:
-            dataset = share(dataset, Path(args.output_dir) / "_cong" / f"given-{content_key(data_rows(dataset))}")
+            dataset = share(dataset, self._chain.root / f"given-{content_key(data_rows(dataset))}")
         return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
@@ -303,11 +249,11 @@ class ConGTrainer(DPOTrainer):
             ValueError: if `output_dir` holds checkpoints of another run, the given checkpoint is damaged, or a stage
                 keeps no row.
         """
-        self._claim_output_dir()
+        self._chain.claim(self._identity)
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             check_resumable(resume_from_checkpoint)
-            self._check_same_run(Path(resume_from_checkpoint).resolve().parent)
+            check_same_run(self._identity, Path(resume_from_checkpoint).resolve().parent)
         if self._pairs_missing:
             self._run_stages()
             # The sampler's seed is torch's initial seed, which anything that ran before may have changed.
@@ -319,57 +265,25 @@ class ConGTrainer(DPOTrainer):
     @functools.cached_property
     def _identity(self) -> dict:
         """What makes this run this run. Taken before any training."""
-        settings = settings_identity(self.args.to_dict())
-        adapters = {}
-        if is_peft_model(self.model):
-            adapters = {name: adapter.to_dict() for name, adapter in self.model.peft_config.items()}
-        identity = {
-            **{name: value for name, value in settings.items() if not name.endswith("_model_name_or_path")},
-            "model": self.model.name_or_path
-            if self._sharded
-            else self._precompute_model_hash or hash_module(self.model),
-            "adapters": content_key(adapters),
-            "tokenizer": tokenizer_identity(self._tokenizer),
-            "train_dataset": content_key(data_rows(self._splits["train"])),
-        }
-        if self._pairs_missing:
-            roles = ("weak_model", "weak_reference_model")
-            for role, model, where in zip(roles, self._weak, self._weak_where, strict=True):
-                identity[role] = None if model is None else model_identity(model, **where)
-            if self._weak_tokenizer is not None:
-                identity["weak_tokenizer"] = tokenizer_identity(self._weak_tokenizer)
-        return identity
-
-    def _claim_output_dir(self):
-        """Refuses to mix the checkpoints of two runs."""
-        if checkpoints(self.args.output_dir):
-            self._check_same_run(Path(self.args.output_dir))
-        self.accelerator.wait_for_everyone()  # all processes have looked before one writes
-        if self.accelerator.is_main_process:
-            with replacing(self._stage_root / "run.json") as temporary:
-                temporary.write_text(json.dumps(self._identity, indent=2), encoding="utf-8")
-
-    def _check_same_run(self, directory: Path):
-        """Refuses checkpoints in `directory` that this run did not write."""
-        try:
-            found = json.loads((directory / "_cong" / "run.json").read_text(encoding="utf-8"))
-        except (FileNotFoundError, json.JSONDecodeError):
-            raise ValueError(
-                f"The checkpoints in {directory} belong to another run, or to none: there is no whole record of it "
-                "(`_cong/run.json`). Use another `output_dir`, or delete them."
-            ) from None
-        check_identity(self._identity, found, directory)
+        strong = self._strong
+        if strong is None:
+            weights = self.model.name_or_path if self._sharded else self._precompute_model_hash
+            strong = strong_identity(self.model, self.args, weights=weights)
+        return self._chain.identity(strong, self._tokenizer)
 
     def _run_stages(self):
-        args = self.args
+        args, chain = self.args, self._chain
         if args.invalid_prompts == "raise":
-            check_prompt_lengths(self.model, self._tokenizer, self._splits, args.max_new_tokens)
-        chosen = self._chosen()
+            check_prompt_lengths(self.model, self._tokenizer, chain.splits, args.max_new_tokens)
+        chosen = chain.chosen(chain.pair)
         clear_device_cache(garbage_collection=True)  # the weak models are gone
-        sft = {name: self._sft_rows(name, completions) for name, completions in chosen.items()}
+        sft = chain.sft_rows(chosen, self._tokenizer)
+        self._log_counts("sft")
         policy = self._fine_tune(sft)
         self.model.eval()
-        pairs = {name: self._pair_rows(name, chosen[name], rows, policy) for name, rows in sft.items()}
+        with self.accelerator.autocast():
+            pairs = chain.pairs(chosen, sft, policy, lambda: self.model, self._tokenizer)
+        self._log_counts("dpo")
         self._set_reference()
 
         self._pairs_missing = False
@@ -386,42 +300,21 @@ class ConGTrainer(DPOTrainer):
         elif pairs:
             self.eval_dataset = pairs["eval"]
 
-    def _chosen(self) -> dict[str, Dataset]:
-        """Stage I, first half: the chosen completions, given or decoded by the weak pair."""
-        chosen, prompts = {}, {}
-        for name, dataset in self._splits.items():
-            rows, self._dropped[name] = read_prompts(dataset, invalid_prompts=self.args.invalid_prompts)
-            given = [column for column in ("chosen", "completion") if column in rows.column_names]
-            if given:
-                chosen[name] = given_completions(rows, given[0])
-            else:
-                prompts[name] = rows
-        if prompts:
-            weak_id = self._identity["weak_model"], self._identity["weak_reference_model"]
-            chosen |= decode(prompts, self._weak, weak_id, self._weak_tokenizer, args=self.args, root=self._stage_root)
-        for name, rows in prompts.items():
-            if len(chosen[name]) < len(rows):  # in the pair's context
-                self._dropped[name]["too_long_for_pair"] = len(rows) - len(chosen[name])
-        self._weak = (None, None)
-        return {name: chosen[name] for name in self._splits}
-
-    def _sft_rows(self, name: str, chosen: Dataset) -> Dataset:
-        rows, counts = build_sft_dataset(chosen, drop_truncated=self.args.drop_truncated)
-        dropped = self._dropped[name]
-        counts = {
-            "rows_in": counts["rows_in"] + sum(dropped.values()),
-            "dropped": {**dropped, **counts["dropped"]},
-        }
-        max_length = (self.args.sft_kwargs or {}).get("max_length", self.args.max_length)
-        return self._keep_short(f"sft/{name}", rows, counts, ("completion",), max_length)
+    def _log_counts(self, stage: str):
+        """What the stage keeps, for the trackers."""
+        for name, counts in self.stage_counts.items():
+            if name.startswith(stage):
+                dropped = {f"dropped_{reason}": number for reason, number in counts["dropped"].items()}
+                numbers = {"rows_in": counts["rows_in"], "kept": counts["kept"], **dropped}
+                logs = {f"{name}/{key}": number for key, number in numbers.items()}
+                self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def _fine_tune(self, rows: dict[str, Dataset]) -> str:
         """Stage I, second half. Returns the name of the weights that it leaves in the model."""
+        policy = self._chain.policy(self._identity, rows["train"])
         if self.args.sft_num_train_epochs == 0:
-            return content_key("untrained", self._identity["model"], self._identity["adapters"])
-        settings = self.args.sft_settings()
-        who = [self._identity[name] for name in ("model", "adapters", "tokenizer")]
-        key = content_key(who, data_rows(rows["train"]), settings_identity(settings))
+            return policy
+        directory = self._chain.begin_sft(self._identity, rows["train"])
         rows = {name: dataset.select_columns(["prompt", "completion"]) for name, dataset in rows.items()}
         if self._fine_tuning:
             raise RuntimeError(
@@ -429,37 +322,9 @@ class ConGTrainer(DPOTrainer):
                 "it goes on from the last checkpoint."
             )
         self._fine_tuning = True
-        fine_tune(self, settings, self._stage_root / f"sft-{key}", rows)
+        fine_tune(self, self.args.sft_settings(), directory, rows)
         self._fine_tuning = False
-        return key
-
-    def _pair_rows(self, name: str, chosen: Dataset, kept: Dataset, policy: str) -> Dataset:
-        """Stage II, first half: pairs each chosen completion that stage I kept with a sample of the strong model."""
-        chosen = _select(chosen, kept["prompt_id"])
-        if "rejected" in self._splits[name].column_names:
-            rows, _ = read_prompts(self._splits[name])
-            rejected = _select(given_completions(rows, "rejected"), kept["prompt_id"])
-        else:
-            with self.accelerator.autocast():
-                rejected = write_completions(
-                    chosen,
-                    lambda: self.model,
-                    policy,
-                    self._tokenizer,
-                    args=self.args,
-                    prefix=self._stage_root / f"sample-{name}",
-                    seed=self.args.seed + 1,
-                )
-        key = content_key(policy, data_rows(chosen), data_rows(rejected), self.args.max_length)
-        directory = self._stage_root / f"pairs-{name}-{key}"
-        pairs, counts = build_preference_dataset(
-            chosen,
-            rejected,
-            output_dir=directory if self.accelerator.is_main_process else None,
-            drop_truncated=self.args.drop_truncated,
-        )
-        pairs = self._keep_short(f"dpo/{name}", pairs, counts, ("chosen", "rejected"), self.args.max_length)
-        return share(pairs, directory / "dataset")
+        return policy
 
     def _set_reference(self):
         """Makes the strong model as it is now the reference of stage II."""
@@ -471,28 +336,3 @@ class ConGTrainer(DPOTrainer):
             set_peft_model_state_dict(self.model, state, adapter_name="ref")
         elif self.ref_model is not None:
             self.accelerator.unwrap_model(self.ref_model).load_state_dict(self.model.state_dict())
-
-    def _keep_short(
-        self, stage: str, rows: Dataset, counts: dict, columns: tuple[str, ...], max_length: int | None
-    ) -> Dataset:
-        """Drops the rows that a trainer would cut, then reports what the stage keeps."""
-        kept = drop_long_rows(rows, columns, self._tokenizer, max_length)
-        rows_in, dropped = counts["rows_in"], dict(counts["dropped"])
-        if len(kept) < len(rows):
-            dropped["too_long"] = len(rows) - len(kept)
-        self.stage_counts[stage] = {"rows_in": rows_in, "kept": len(kept), "dropped": dropped}
-        reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items()) or "none"
-        self.accelerator.print(f"ConG {stage}: {rows_in} rows in, {len(kept)} kept, dropped: {reasons}")
-        logs = {"rows_in": rows_in, "kept": len(kept), **{f"dropped_{name}": n for name, n in dropped.items()}}
-        logs = {f"{stage}/{name}": number for name, number in logs.items()}
-        self.callback_handler.on_log(self.args, self.state, self.control, logs)
-        if len(kept) == 0:
-            raise ValueError(
-                f"No row is left of {rows_in} for {stage}: dropped {dropped}. Raise `max_length` ({max_length})."
-            )
-        return kept
-
-
-def _select(dataset: Dataset, prompt_ids: list[str]) -> Dataset:
-    wanted = set(prompt_ids)
-    return dataset.select([index for index, prompt_id in enumerate(dataset["prompt_id"]) if prompt_id in wanted])

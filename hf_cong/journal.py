@@ -115,12 +115,17 @@ def check_identity(expected: dict, found: dict, path: str | os.PathLike) -> None
 
     A field that is itself a `dict` must be equal; the names of what differs in it are written `field.name`.
     """
-    differing = [line for name in expected for line in _differences(name, expected[name], found.get(name))]
+    differing = differences(expected, found)
     if differing:
         raise ValueError(
             f"{path} belongs to another run: {'; '.join(differing)}. "
             "Repeat the command that wrote it, or choose another `output_dir`."
         )
+
+
+def differences(expected: dict, found: dict) -> list[str]:
+    """Every field of `expected` that is different in `found`, with both values."""
+    return [line for name in expected for line in _differences(name, expected[name], found.get(name))]
 
 
 def _differences(name: str, here: object, there: object) -> Iterator[str]:

@@ -1,10 +1,8 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """The data that [`ConGTrainer`] carries from stage to stage: checked, written, measured, shared between processes."""
 
-import functools
 import logging
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow
@@ -16,10 +14,9 @@ from peft import PeftConfig, PeftModel
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
-from .checkpoints import commit_of, content_key, damage, seal, tokenizer_identity
+from .checkpoints import commit_of, damage, seal
 from .compatibility import check_same_vocabulary, context_length
 from .cong_config import ConGConfig
-from .generation import generate_completions
 from .pair import ContrastivePairForCausalLM, StacksConfig
 from .pair.modeling_stacks import load_member, load_tokenizer
 from .prompts import encode_prompt
@@ -269,80 +266,39 @@ def share(dataset: Dataset, directory: str | Path) -> Dataset:
     return load_from_disk(directory)
 
 
-def write_completions(
-    prompts: Dataset,
-    engine: Callable[[], PreTrainedModel],
-    engine_id: str | dict,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    args: ConGConfig,
-    prefix: Path,
-    seed: int,
-) -> Dataset:
-    """[`generate_completions`] with the settings of a run, in the directory `<prefix>-<name of all it depends on>`."""
-    settings = {name: getattr(args, name) for name in ("max_new_tokens", "temperature", "top_p", "top_k")}
-    key = content_key(list(prompts["prompt_id"]), engine_id, tokenizer_identity(tokenizer), settings, seed)
-    return generate_completions(
-        prompts.select_columns(["prompt"]),
-        engine,
-        engine_id=engine_id,
-        tokenizer=tokenizer,
-        output_dir=f"{prefix}-{key}",
-        seed=seed,
-        batch_size=args.generation_batch_size,
-        invalid_prompts=args.invalid_prompts,
-        **settings,
-    )
-
-
-def decode(
-    splits: dict[str, Dataset],
-    weak: tuple[str | PreTrainedModel, str | PreTrainedModel],
-    weak_id: tuple[str, str],
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    args: ConGConfig,
-    root: Path,
-) -> dict[str, Dataset]:
-    """
-    Decodes with the weak pair. The pair is made at most once, only if completions are missing, and is gone afterwards.
-
-    Args:
-        splits (`dict[str, datasets.Dataset]`): Rows with `prompt_id` and `prompt`, by split.
-        weak (`tuple`): The weak models after and before alignment: models, paths or Hub ids.
-        weak_id (`tuple[str, str]`): What names their weights: see [`model_identity`].
-        tokenizer (`PreTrainedTokenizerBase`): Their tokenizer.
-        args ([`ConGConfig`]): α, τ, the sampling settings, and how the models are loaded.
-        root (`Path`): Where the directories of the stages lie.
-
-    Returns:
-        `dict[str, datasets.Dataset]`: what [`generate_completions`] returns, by split.
-    """
+def pair_identity(
+    weak: tuple[str | PreTrainedModel | None, str | PreTrainedModel | None], weak_id: tuple[str, str], args: ConGConfig
+) -> dict:
+    """What names a weak pair and everything in it that changes what it decodes: its `engine_id`."""
     contrast = {"alpha": args.alpha, "plausibility_threshold": args.plausibility_threshold}
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-    defaults = {"dtype": dtype, "trust_remote_code": args.trust_remote_code}
-    model_init_kwargs = {**defaults, **(args.weak_model_init_kwargs or {})}
-
-    @functools.cache
-    def pair() -> ContrastivePairForCausalLM:
-        # What is loaded is what `weak_id` names, though a branch may have moved since.
-        own = [{**model_init_kwargs, **commit_of(name)} for name in weak_id]
-        policy, reference = weak
-        if isinstance(reference, str):
-            reference, _ = load_member(reference, "reference", own[1])
-        pair = ContrastivePairForCausalLM.from_pair(policy, reference, **contrast, model_init_kwargs=own[0])
-        return pair.to(PartialState().device)
-
-    homes = [(model, model.device) for model in weak if isinstance(model, PreTrainedModel)]
     engine_id = {"policy": weak_id[0], "reference": weak_id[1], **contrast}
     if any(isinstance(model, str) for model in weak):
-        engine_id |= {name: str(value) for name, value in model_init_kwargs.items()}
-    completions = {
-        name: write_completions(
-            rows, pair, engine_id, tokenizer, args=args, prefix=root / f"decode-{name}", seed=args.seed
-        )
-        for name, rows in splits.items()
-    }
-    for model, home in homes:  # the caller's own go back to where they were
-        model.to(home)
-    return completions
+        engine_id |= {name: str(value) for name, value in _weak_init_kwargs(args).items()}
+    return engine_id
+
+
+def load_pair(
+    weak: tuple[str | PreTrainedModel, str | PreTrainedModel], weak_id: tuple[str, str], args: ConGConfig
+) -> ContrastivePairForCausalLM:
+    """
+    Makes the weak pair on the device of this process.
+
+    Args:
+        weak (`tuple`): The weak models after and before alignment: models, paths or Hub ids.
+        weak_id (`tuple[str, str]`): What names their weights: see [`model_identity`].
+        args ([`ConGConfig`]): α, τ, and how the models are loaded.
+    """
+    # What is loaded is what `weak_id` names, though a branch may have moved since.
+    own = [{**_weak_init_kwargs(args), **commit_of(name)} for name in weak_id]
+    policy, reference = weak
+    if isinstance(reference, str):
+        reference, _ = load_member(reference, "reference", own[1])
+    contrast = {"alpha": args.alpha, "plausibility_threshold": args.plausibility_threshold}
+    pair = ContrastivePairForCausalLM.from_pair(policy, reference, **contrast, model_init_kwargs=own[0])
+    return pair.to(PartialState().device)
+
+
+def _weak_init_kwargs(args: ConGConfig) -> dict:
+    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
+    defaults = {"dtype": dtype, "trust_remote_code": args.trust_remote_code}
+    return {**defaults, **(args.weak_model_init_kwargs or {})}

@@ -1,0 +1,400 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""A run's data on its way from stage to stage, and the names that tie the stages together.
+
+[`ConGTrainer`] walks the chain in one launch, [`run_stage`] one stage per launch: each finds what the other left.
+"""
+
+import functools
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from accelerate import PartialState
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from trl.trainer.utils import hash_module
+
+from .checkpoints import checkpoints, content_key, damage, model_identity, settings_identity, tokenizer_identity
+from .cong_config import ConGConfig
+from .generation import generate_completions
+from .journal import check_identity, differences, replacing
+from .pair import ContrastivePairForCausalLM
+from .pair.modeling_stacks import lookup
+from .preferences import build_preference_dataset, build_sft_dataset
+from .prompts import read_prompts
+from .stages import (
+    adapter_base,
+    check_dataset,
+    data_rows,
+    drop_long_rows,
+    given_completions,
+    load_pair,
+    pair_identity,
+    share,
+    weak_tokenizer,
+)
+
+_STRONG = ("model", "model_init_kwargs", "quantization", "adapters")  # what `strong_identity` says
+_SFT_RECORD = "identity.json"
+_WRITING = ("max_new_tokens", "temperature", "top_p", "top_k")
+# Where a model is found and how it is laid out, not what it is.
+_PLACEMENT = ("revision", "cache_dir", "device_map", "distributed_config", "attn_implementation")
+
+
+class Chain:
+    """
+    The data of one run, from prompts to pairs. Every artefact lies in a directory named by all that it depends on.
+
+    Args:
+        args ([`ConGConfig`]): Settings of the run.
+        train_dataset (`datasets.Dataset`): As for [`ConGTrainer`], and so are the others.
+        eval_dataset (`datasets.Dataset` or `dict[str, datasets.Dataset]`, *optional*): Goes the same way.
+        weak_model (`str` or `PreTrainedModel`, *optional*): The weak model after alignment.
+        weak_reference_model (`str` or `PreTrainedModel`, *optional*): The weak model before alignment.
+        weak_processing_class (`PreTrainedTokenizerBase`, *optional*): Their tokenizer.
+
+    Attributes:
+        splits (`dict[str, datasets.Dataset]`): The data as it came: `train`, and `eval` or `eval_<name>`.
+        pairs_missing (`bool`): Whether stages are left before DPO.
+        root (`Path`): Where the directories of the stages lie.
+        stage_counts (`dict[str, dict]`): By stage and split: `rows_in`, `kept`, and `dropped` by reason.
+
+    Raises:
+        TypeError: if a dataset is not a map-style `Dataset`, or `weak_model` is a `PeftModel`.
+        ValueError: if a dataset is empty or lacks columns, or weak models are missing or do not share a vocabulary.
+        NotImplementedError: if completions are to be written from images, tools or per-row template arguments.
+    """
+
+    def __init__(
+        self,
+        args: ConGConfig,
+        train_dataset: Dataset | None,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        *,
+        weak_model: str | PreTrainedModel | None = None,
+        weak_reference_model: str | PreTrainedModel | None = None,
+        weak_processing_class: PreTrainedTokenizerBase | None = None,
+    ):
+        self.args = args
+        # Names that begin with an underscore are never uploaded by `push_to_hub`.
+        self.root = Path(args.output_dir) / "_cong"
+        self.splits = {"train": train_dataset}
+        if isinstance(eval_dataset, dict):
+            self.splits |= {f"eval_{name}": dataset for name, dataset in eval_dataset.items()}
+        elif eval_dataset is not None:
+            self.splits["eval"] = eval_dataset
+        for name, dataset in self.splits.items():
+            check_dataset(dataset, "train_dataset" if name == "train" else "eval_dataset")
+        missing = {name for name, data in self.splits.items() if "rejected" not in data.column_names}
+        self.pairs_missing = "train" in missing
+        if missing and not self.pairs_missing:
+            raise ValueError(
+                f"`train_dataset` has pairs, but {sorted(missing)} has none. Pass evaluation data with the columns "
+                "`prompt`, `chosen` and `rejected`."
+            )
+        self.stage_counts, self._dropped = {}, {}
+        weak = (
+            args.weak_model_name_or_path if weak_model is None else weak_model,
+            args.weak_reference_model_name_or_path if weak_reference_model is None else weak_reference_model,
+        )
+        policy, reference = (os.fspath(model) if isinstance(model, os.PathLike) else model for model in weak)
+        if isinstance(policy, PeftModel):
+            raise TypeError("`weak_model` is a PeftModel. Save it, and pass the directory: an adapter knows its base.")
+        where = lookup(args.weak_model_init_kwargs)
+        self._weak_where = where, where
+        if isinstance(policy, str) and reference is None:
+            reference, revision = adapter_base(policy, where)
+            self._weak_where = where, {**where, "revision": revision}  # an adapter says which base it fits
+        self._weak = policy, reference
+        self.weak_tokenizer = weak_processing_class
+        if any(not {"chosen", "completion"} & set(data.column_names) for data in self.splits.values()):
+            if None in self._weak:
+                raise ValueError(
+                    "A dataset without completions needs the weak pair: `weak_model` (after alignment) and "
+                    "`weak_reference_model` (before). Pass both, a LoRA adapter by its name, or a dataset with the "
+                    "column `chosen`: what `generate_completions` writes with any pair."
+                )
+            if weak_processing_class is None:
+                self.weak_tokenizer = weak_tokenizer(self._weak, self._weak_where, args.trust_remote_code)
+
+    # The names.
+
+    @functools.cached_property
+    def weak_id(self) -> tuple[str | None, str | None]:
+        """What names the weights of the weak model and of its reference: see [`model_identity`]."""
+        pairs = zip(self._weak, self._weak_where, strict=True)
+        return tuple(None if model is None else model_identity(model, **where) for model, where in pairs)
+
+    def identity(self, strong: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """What makes this run this run, given what [`strong_identity`] says and the strong model's tokenizer."""
+        settings = settings_identity(self.args.to_dict())
+        named = ("weak_model_name_or_path", "weak_reference_model_name_or_path", "model_init_kwargs")
+        identity = {
+            **{name: value for name, value in settings.items() if name not in named},
+            **strong,
+            "tokenizer": tokenizer_identity(tokenizer),
+            "train_dataset": content_key(data_rows(self.splits["train"])),
+        }
+        if self.pairs_missing:
+            identity["weak_model"], identity["weak_reference_model"] = self.weak_id
+            if self.weak_tokenizer is not None:
+                identity["weak_tokenizer"] = tokenizer_identity(self.weak_tokenizer)
+        return identity
+
+    def claim(self, identity: dict[str, Any]) -> None:
+        """Refuses to mix the checkpoints of two runs in `output_dir`; else notes whose it is."""
+        if checkpoints(self.args.output_dir):
+            check_same_run(identity, Path(self.args.output_dir))
+        PartialState().wait_for_everyone()  # all processes have looked before one writes
+        if PartialState().is_main_process:
+            with replacing(self.root / "run.json") as temporary:
+                temporary.write_text(json.dumps(identity, indent=2), encoding="utf-8")
+
+    def _sft_identity(self, identity: dict[str, Any], rows: Dataset) -> dict[str, Any]:
+        strong = {name: identity[name] for name in (*_STRONG, "tokenizer")}
+        return {**settings_identity(self.args.sft_settings()), **strong, "rows": content_key(data_rows(rows))}
+
+    def policy(self, identity: dict[str, Any], rows: Dataset) -> str:
+        """The name of the weights that stage I leaves when it trains on `rows`."""
+        if self.args.sft_num_train_epochs == 0:
+            return content_key("untrained", {name: identity[name] for name in _STRONG})
+        return content_key(self._sft_identity(identity, rows))
+
+    # The stages.
+
+    def pair(self) -> ContrastivePairForCausalLM:
+        """Loads the weak pair, or makes it of the models in memory."""
+        return load_pair(self._weak, self.weak_id, self.args)
+
+    def chosen(self, engine: Callable[[], Any] | None) -> dict[str, Dataset]:
+        """
+        Stage I, first half: the chosen completions, given or decoded. Afterwards no weak model is held.
+
+        Args:
+            engine (`Callable` or `None`): Returns what decodes, if there is anything left to decode: [`pair`]. `None`
+                only reads what was decoded before.
+        """
+        homes = [(model, model.device) for model in self._weak if isinstance(model, PreTrainedModel)]
+        engine, chosen = engine and functools.cache(engine), {}
+        for name, dataset in self.splits.items():
+            rows, self._dropped[name] = read_prompts(dataset, invalid_prompts=self.args.invalid_prompts)
+            given = [column for column in ("chosen", "completion") if column in rows.column_names]
+            if given:
+                chosen[name] = given_completions(rows, given[0])
+                continue
+            pair_id = pair_identity(self._weak, self.weak_id, self.args)
+            chosen[name] = self._completions(
+                rows, engine, pair_id, self.weak_tokenizer, prefix=f"decode-{name}", seed=self.args.seed
+            )
+            if len(chosen[name]) < len(rows):  # in the pair's context
+                self._dropped[name]["too_long_for_pair"] = len(rows) - len(chosen[name])
+        for model, home in homes:  # the caller's own go back to where they were
+            model.to(home)
+        self._weak = (None, None)
+        return chosen
+
+    def sft_rows(self, chosen: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
+        """What stage I trains on and, but for the split `train`, evaluates on."""
+        return {name: self._sft_rows(name, completions, tokenizer) for name, completions in chosen.items()}
+
+    def _sft_rows(self, name: str, chosen: Dataset, tokenizer: PreTrainedTokenizerBase) -> Dataset:
+        rows, counts = build_sft_dataset(chosen, drop_truncated=self.args.drop_truncated)
+        dropped = self._dropped[name]
+        counts = {
+            "rows_in": counts["rows_in"] + sum(dropped.values()),
+            "dropped": {**dropped, **counts["dropped"]},
+        }
+        max_length = (self.args.sft_kwargs or {}).get("max_length", self.args.max_length)
+        return self._keep_short(f"sft/{name}", rows, counts, ("completion",), tokenizer, max_length)
+
+    def begin_sft(self, identity: dict[str, Any], rows: Dataset) -> Path:
+        """The directory of stage I, in which it now stands what its weights depend on."""
+        directory = self.root / f"sft-{self.policy(identity, rows)}"
+        if PartialState().is_main_process:
+            with replacing(directory / _SFT_RECORD) as temporary:
+                temporary.write_text(json.dumps(self._sft_identity(identity, rows), indent=2), encoding="utf-8")
+        PartialState().wait_for_everyone()
+        return directory
+
+    def fine_tuned(self, identity: dict[str, Any], rows: Dataset) -> Path:
+        """
+        The directory of the weights that stage I has left.
+
+        Raises:
+            FileNotFoundError: if it has not ended, or only that of another run.
+        """
+        final = self.root / f"sft-{self.policy(identity, rows)}" / "final"
+        reason = damage(final)
+        if reason is not None:
+            self._refuse("sft", final, reason, _SFT_RECORD, self._sft_identity(identity, rows))
+        return final
+
+    def pairs(
+        self,
+        chosen: dict[str, Dataset],
+        sft: dict[str, Dataset],
+        policy: str,
+        engine: Callable[[], Any] | None,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> dict[str, Dataset]:
+        """
+        Stage II, first half: pairs each chosen completion that stage I kept with a sample of the strong model.
+
+        Args:
+            chosen (`dict[str, datasets.Dataset]`): What [`chosen`] returned.
+            sft (`dict[str, datasets.Dataset]`): What [`sft_rows`] returned.
+            policy (`str`): The name of the strong model's weights.
+            engine (`Callable` or `None`): Returns what samples, if anything is left to sample; `None` only reads.
+            tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+        """
+        return {name: self._pairs(name, chosen[name], rows, policy, engine, tokenizer) for name, rows in sft.items()}
+
+    def _pairs(self, name: str, chosen: Dataset, kept: Dataset, policy: str, engine, tokenizer) -> Dataset:
+        chosen = _select(chosen, kept["prompt_id"])
+        if "rejected" in self.splits[name].column_names:
+            rows, _ = read_prompts(self.splits[name])
+            rejected = _select(given_completions(rows, "rejected"), kept["prompt_id"])
+        else:
+            rejected = self._completions(
+                chosen, engine, policy, tokenizer, prefix=f"sample-{name}", seed=self.args.seed + 1
+            )
+        key = content_key(policy, data_rows(chosen), data_rows(rejected), self.args.max_length)
+        directory = self.root / f"pairs-{name}-{key}"
+        pairs, counts = build_preference_dataset(
+            chosen,
+            rejected,
+            output_dir=directory if PartialState().is_main_process else None,
+            drop_truncated=self.args.drop_truncated,
+        )
+        columns = ("chosen", "rejected")
+        pairs = self._keep_short(f"dpo/{name}", pairs, counts, columns, tokenizer, self.args.max_length)
+        return share(pairs, directory / "dataset")
+
+    def _completions(
+        self,
+        prompts: Dataset,
+        engine: Callable[[], Any] | None,
+        engine_id: str | dict,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        prefix: str,
+        seed: int,
+    ) -> Dataset:
+        """[`generate_completions`] with the settings of the run, in a directory named by all that they depend on."""
+        settings = {name: getattr(self.args, name) for name in _WRITING}
+        key = content_key(list(prompts["prompt_id"]), engine_id, tokenizer_identity(tokenizer), settings, seed)
+        directory = self.root / f"{prefix}-{key}"
+        if engine is None and not (directory / "manifest.json").exists():
+            own = {**settings, "seed": seed, "engine": engine_id}
+            self._refuse(prefix.split("-")[0], directory, "it has no manifest.json", "manifest.json", own)
+        return generate_completions(
+            prompts.select_columns(["prompt"]),
+            engine,
+            engine_id=engine_id,
+            tokenizer=tokenizer,
+            output_dir=directory,
+            seed=seed,
+            batch_size=self.args.generation_batch_size,
+            invalid_prompts=self.args.invalid_prompts,
+            **settings,
+        )
+
+    def _refuse(self, stage: str, directory: Path, reason: str, record: str, own: dict[str, Any]) -> NoReturn:
+        """Says that a stage has not ended in this run, and what is different in those runs in which it has."""
+        begun = directory if record == "manifest.json" else directory.parent
+        others = []
+        for path in sorted(self.root.glob(f"{begun.name.rpartition('-')[0]}-*/{record}")):
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if path.parent != begun:
+                lines = differences(own, found.get("identity", found)) or ["other prompts, or another tokenizer"]
+                others.append(f"{path.parent.name} is of another run: {'; '.join(lines)}.")
+        raise FileNotFoundError(
+            " ".join(
+                [
+                    f"Stage `{stage}` of this run has not ended: {directory}: {reason}.",
+                    *others,
+                    f"Run it first, with the same settings: `hf-cong train --config ... --stage {stage}`.",
+                ]
+            )
+        )
+
+    def _keep_short(
+        self,
+        stage: str,
+        rows: Dataset,
+        counts: dict,
+        columns: tuple[str, ...],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int | None,
+    ) -> Dataset:
+        """Drops the rows that a trainer would cut, then reports what the stage keeps."""
+        kept = drop_long_rows(rows, columns, tokenizer, max_length)
+        rows_in, dropped = counts["rows_in"], dict(counts["dropped"])
+        if len(kept) < len(rows):
+            dropped["too_long"] = len(rows) - len(kept)
+        self.stage_counts[stage] = {"rows_in": rows_in, "kept": len(kept), "dropped": dropped}
+        reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items()) or "none"
+        PartialState().print(f"ConG {stage}: {rows_in} rows in, {len(kept)} kept, dropped: {reasons}")
+        if len(kept) == 0:
+            raise ValueError(
+                f"No row is left of {rows_in} for {stage}: dropped {dropped}. Raise `max_length` ({max_length})."
+            )
+        return kept
+
+
+def strong_identity(
+    model: str | PreTrainedModel | PeftModel,
+    args: ConGConfig,
+    peft_config: PeftConfig | None = None,
+    quantization_config: BitsAndBytesConfig | None = None,
+    *,
+    weights: str | None = None,
+) -> dict[str, Any]:
+    """
+    What names the strong model as it is before any stage.
+
+    One that is given by name is named by its files or its commit, so that a launch that shards it, or needs only its
+    name, need not load it whole.
+
+    Args:
+        model (`str`, `PreTrainedModel` or `PeftModel`): The model.
+        args ([`ConGConfig`]): Says how it is loaded, if it is given by name.
+        peft_config (`PeftConfig`, *optional*): The adapter that is put on it, before PEFT fills it in.
+        quantization_config (`BitsAndBytesConfig`, *optional*): How it is quantised when it is loaded.
+        weights (`str`, *optional*): A hash of the weights of a model in memory, if one is at hand.
+    """
+    adapters, init = {} if peft_config is None else {"default": peft_config.to_dict()}, None
+    if isinstance(model, str):
+        name = model_identity(model, **lookup(args.model_init_kwargs))
+        init = {"dtype": "float32", **(args.model_init_kwargs or {})}
+        init = {key: str(value).removeprefix("torch.") for key, value in init.items() if key not in _PLACEMENT}
+    else:
+        name = weights or hash_module(model)
+        if isinstance(model, PeftModel):
+            adapters = {name: adapter.to_dict() for name, adapter in model.peft_config.items()}
+    return {
+        "model": name,
+        "model_init_kwargs": init,
+        "quantization": None if quantization_config is None else content_key(quantization_config.to_dict()),
+        "adapters": content_key(adapters),
+    }
+
+
+def check_same_run(identity: dict[str, Any], directory: Path) -> None:
+    """Refuses checkpoints in `directory` that the run of this identity did not write."""
+    try:
+        found = json.loads((directory / "_cong" / "run.json").read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        raise ValueError(
+            f"The checkpoints in {directory} belong to another run, or to none: there is no whole record of it "
+            "(`_cong/run.json`). Use another `output_dir`, or delete them."
+        ) from None
+    check_identity(identity, found, directory)
+
+
+def _select(dataset: Dataset, prompt_ids: list[str]) -> Dataset:
+    wanted = set(prompt_ids)
+    return dataset.select([index for index, prompt_id in enumerate(dataset["prompt_id"]) if prompt_id in wanted])
