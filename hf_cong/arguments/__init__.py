@@ -4,6 +4,7 @@
 from .evaluation import EvaluateArguments, ExportArguments, JudgeArguments
 from .generation import BenchArguments, BuildArguments, GenerateArguments, SearchArguments
 from .pair import CheckPairArguments, CompressArguments, SweepArguments
+from .publishing import PublishArguments
 
 __all__ = [
     "BenchArguments",
@@ -14,6 +15,7 @@ __all__ = [
     "ExportArguments",
     "GenerateArguments",
     "JudgeArguments",
+    "PublishArguments",
     "SearchArguments",
     "SweepArguments",
 ]

@@ -7,6 +7,7 @@ from .commands import COMMANDS
 from .evaluation import evaluate, export, judge
 from .generation import bench, generate, search
 from .pair import check_pair, compress, sweep
+from .publishing import publish
 from .training import build, demo, train
 
 __all__ = ["COMMANDS", "main"]
@@ -43,6 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         "judge": judge,
         "export": export,
         "compress": compress,
+        "publish": publish,
         "bench": bench,
     }.get(argv[0])
     if command is None:

@@ -1,0 +1,444 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""A folder on disk to what the Hub is to hold: a model, an adapter, a pair, or a dataset of several folders.
+
+What the card says comes from the manifests that lie beside the files and from their configurations. A path of this
+machine is cut to its last component, in cards and in rows.
+"""
+
+import io
+import json
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pyarrow.parquet
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
+
+from ..cards import (
+    Result,
+    adapter_card,
+    dataset_card,
+    describe_source,
+    eval_results_files,
+    measured_as,
+    model_card,
+    pair_card,
+    read_results,
+)
+from ..checkpoints import content_key
+from ..journal import file_sha256, read_manifest
+from .files import is_local, select_files
+from .publication import Publication
+
+logger = logging.getLogger(__name__)
+
+_PAIRS = ("contrastive_pair", "contrastive_lora_pair", "emulated_fine_tuning")
+# Which configuration of a dataset a file becomes.
+_CONFIGS = {"completions.parquet": "sft", "sft.parquet": "sft", "preferences.parquet": "preferences"}
+_WHAT = {
+    "model": "a model",
+    "adapter": "an adapter",
+    "pair": "a saved pair",
+    "dataset": "completions or a dataset",
+    "results": "an evaluation",
+    "run": "the output of a training run",
+}
+_WRITING = ("max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "repetition_penalty", "seed")
+_ROLES = {"policy": "weak_model", "reference": "weak_reference_model", "base": "model"}
+
+
+def folder_kind(folder: str | Path) -> str | None:
+    """
+    What a folder holds: `"model"`, `"adapter"`, `"pair"`, `"dataset"`, `"results"`, `"run"`, or `None`.
+
+    The `output_dir` of a training run is `"run"` before it has a model of its own.
+
+    Raises:
+        FileNotFoundError: if there is no such folder.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise FileNotFoundError(f"`source` must be a folder, and there is none at {str(folder)!r:.80}.")
+    if (folder / "adapter_config.json").is_file():
+        return "adapter"
+    if (folder / "config.json").is_file():
+        return "pair" if _parse(folder / "config.json").get("model_type") in _PAIRS else "model"
+    if (folder / "evaluation.json").is_file() or any(folder.glob("results_*.json")):
+        return "results"
+    if any((folder / name).is_file() for name in _CONFIGS):
+        return "dataset"
+    return "run" if (folder / "_cong").is_dir() else None
+
+
+def check_folder(folder: str | Path, kind: str) -> None:
+    """Raises `ValueError`, naming the command that fits, unless a folder holds what `hf-cong publish KIND` is for."""
+    found = folder_kind(folder)
+    if found == kind or (kind, found) == ("model", "adapter"):
+        return
+    if found is None:
+        raise ValueError(
+            f"{folder} holds nothing that `hf-cong publish {kind}` knows: no configuration of a model, no completions "
+            "and no evaluation. Pass the folder that a command of hf-cong, or `save_pretrained`, wrote."
+        )
+    command = "model" if found == "adapter" else found
+    raise ValueError(f"{folder} holds {_WHAT[found]}. Publish it with `hf-cong publish {command}`.")
+
+
+def model_publication(
+    folder: str | Path,
+    *,
+    repo_id: str,
+    private: bool = True,
+    base_model: str | None = None,
+    evaluation: str | Path | None = None,
+    system: str | None = None,
+    license: str | None = None,
+    language: Sequence[str] = (),
+) -> Publication:
+    """
+    A model or a LoRA adapter that was saved to a folder.
+
+    With the manifest of a training run beside it the card tells how it was made, and the run may write again. A folder
+    without one is known by its weights: others are refused where these were published.
+
+    Args:
+        folder (`str` or `Path`):
+            What `save_pretrained` wrote, or the `output_dir` of a training run.
+        repo_id (`str`):
+            Where it goes.
+        private (`bool`, *optional*, defaults to `True`):
+            Whether only its namespace sees a new repository.
+        base_model (`str`, *optional*):
+            The Hub id of the model that an adapter adapts, for one that was trained on a local copy.
+        evaluation (`str` or `Path`, *optional*):
+            Results for the card: see [`read_results`].
+        system (`str`, *optional*):
+            Which of the systems measured there it is; by default the one of this folder, or the only one.
+        license (`str`, *optional*):
+            Its licence, instead of what follows from its sources.
+        language (`Sequence[str]`, *optional*):
+            Its languages, instead of those of its prompts.
+
+    Returns:
+        [`Publication`]: the files, and the card.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or it is not complete.
+        ValueError: if it holds something else, or something that is not published: see [`select_files`].
+    """
+    folder = Path(folder)
+    check_folder(folder, "model")
+    kind = folder_kind(folder)
+    manifest, stage = _run_manifest(folder)
+    selected = select_files(folder, kind, **({"base_model": base_model} if kind == "adapter" else {}))
+    if kind == "adapter" and manifest.get("sources", {}).get("model") is None:
+        config = _parse(selected.files["adapter_config.json"])
+        base = config["base_model_name_or_path"]
+        adapter = {name: config.get(name) for name in ("r", "lora_alpha", "target_modules")}
+        source = _source(base, revision=None if base_model else config.get("revision"))
+        manifest = {"adapter": adapter, **manifest, "sources": {**manifest.get("sources", {}), "model": source}}
+    results, system, files = _results(evaluation, system, folder, repo_id)
+    card = (adapter_card if kind == "adapter" else model_card)(
+        manifest,
+        repo_id=repo_id,
+        stage=stage,
+        conversational=_is_conversational(selected.files),
+        results=results,
+        system=system,
+        license=license,
+        language=language,
+    )
+    return Publication(
+        repo_id=repo_id,
+        repo_type="model",
+        kind=kind,
+        run=manifest.get("run") or _weights_key(selected.files),
+        files={**selected.files, **files},
+        card=card,
+        private=private,
+        left=selected.left,
+    )
+
+
+def pair_publication(
+    folder: str | Path,
+    *,
+    repo_id: str,
+    private: bool = True,
+    evaluation: str | Path | None = None,
+    system: str | None = None,
+    license: str | None = None,
+    language: Sequence[str] = (),
+) -> Publication:
+    """
+    A pair that was saved as one model, such as the output of `hf-cong compress`, or a base that a pair steers.
+
+    Args:
+        folder (`str` or `Path`): What `save_pretrained` of the pair wrote.
+        repo_id, private, evaluation, system, license, language: As for [`model_publication`].
+
+    Returns:
+        [`Publication`]: the files, among them the code that loads them without hf_cong, and the card.
+
+    Raises:
+        FileNotFoundError, ValueError: As [`model_publication`].
+    """
+    folder = Path(folder)
+    check_folder(folder, "pair")
+    selected = select_files(folder, "pair")
+    config = _parse(folder / "config.json")
+    results, system, files = _results(evaluation, system, folder, repo_id)
+    members = {"base": config.get("base_config"), **config, **(config.get("pair_config") or {})}
+    names = {
+        role: (members.get(key) or {}).get("_name_or_path")
+        for role, key in (("base", "base"), ("policy", "policy_config"), ("reference", "reference_config"))
+    }
+    if (folder / "compression.json").is_file():
+        names |= read_manifest(folder / "compression.json")["names"]
+    manifest = {
+        "sources": {_ROLES[role]: _source(name) for role, name in names.items() if name},
+        "settings": {name: config.get(name) for name in ("alpha", "beta", "plausibility_threshold")},
+    }
+    card = pair_card(
+        manifest,
+        repo_id=repo_id,
+        model_type=config["model_type"],
+        conversational=_is_conversational(selected.files),
+        results=results,
+        system=system,
+        license=license,
+        language=language,
+    )
+    return Publication(
+        repo_id=repo_id,
+        repo_type="model",
+        kind="pair",
+        run=_weights_key(selected.files),
+        files={**selected.files, **files},
+        card=card,
+        private=private,
+        left=selected.left,
+    )
+
+
+def dataset_publication(
+    folders: Sequence[str | Path],
+    *,
+    repo_id: str,
+    private: bool = True,
+    prompts: str | None = None,
+    license: str | None = None,
+    language: Sequence[str] = (),
+) -> Publication:
+    """
+    Completions and what was built of them, as one dataset: `sft` with `prompt` and `completion`, `preferences` with
+    `prompt`, `chosen` and `rejected`.
+
+    Args:
+        folders (`Sequence[str | Path]`):
+            Output directories of [`generate_completions`], [`build_sft_dataset`] and [`build_preference_dataset`]; of
+            each configuration one.
+        repo_id (`str`):
+            Where it goes.
+        private (`bool`, *optional*, defaults to `True`):
+            Whether only its namespace sees a new repository.
+        prompts (`str`, *optional*):
+            The Hub id of the dataset that the prompts are from, which no manifest tells.
+        license, language:
+            As for [`model_publication`].
+
+    Returns:
+        [`Publication`]: the files, and the card.
+
+    Raises:
+        FileNotFoundError: if there is no such folder, or the command that writes it has not ended.
+        ValueError: if a file is not as its manifest describes it, or two are of one configuration.
+    """
+    files, left, runs = {}, [], {}
+    manifest = {"sources": {}, "settings": {}, "counts": {}, "versions": {}}
+    for folder in map(Path, folders):
+        check_folder(folder, "dataset")
+        found = read_manifest(folder / "manifest.json")
+        selected = select_files(folder, "dataset")
+        names = [name for name in found["files"] if name in _CONFIGS and name in selected.files]
+        if len(names) != 1:
+            raise ValueError(
+                f"{folder / 'manifest.json'} is of {', '.join(found['files']) or 'no files'}; it must be of one of "
+                f"{', '.join(_CONFIGS)}. Pass the folder that `hf-cong generate` or `hf-cong build` wrote."
+            )
+        (name,) = names
+        config = _CONFIGS[name]
+        if config in runs:
+            raise ValueError(
+                f"{folder} is the second of the configuration `{config}`; a dataset has one of each. Publish them as "
+                "two datasets."
+            )
+        left += [f"{folder.name}/{path}" for path in {*selected.left, *selected.files} - {name}]
+        path = selected.files[name]
+        files[f"{config}/train.parquet"] = _as_trl(path) if name == "completions.parquet" else path
+        written = found.get("sources") or {"completions": found}
+        runs[config] = {role: source.get("identity", source) for role, source in written.items()}
+        runs[config]["drop_truncated"] = found.get("drop_truncated")
+        manifest["sources"] |= _writers(written)
+        first = next(iter(written.values()))  # the completions, or the chosen ones
+        manifest["settings"] |= {**_settings(first), "drop_truncated": found.get("drop_truncated")}
+        manifest["counts"]["dpo/train" if config == "preferences" else "sft/train"] = found["counts"]
+        manifest["versions"] |= found["versions"]
+    manifest["run"] = content_key(runs)
+    manifest["sources"]["prompts"] = (
+        {"name": "unrecorded prompts", "commit": None, "license": None, "language": []}
+        if prompts is None
+        else _source(prompts, repo_type="dataset")
+    )
+    card = dataset_card(manifest, repo_id=repo_id, files=files, license=license, language=language)
+    return Publication(
+        repo_id=repo_id,
+        repo_type="dataset",
+        kind="dataset",
+        run=manifest["run"],
+        files=files,
+        card=card,
+        private=private,
+        left=tuple(sorted(left)),
+    )
+
+
+def results_of(evaluation: str | Path, system: str | None, model: str | Path) -> tuple[list[Result], str]:
+    """
+    What was measured, and which system of it a model is.
+
+    Args:
+        evaluation (`str` or `Path`): See [`read_results`].
+        system (`str`, *optional*): The system; by default the one that was measured at this name, or the only one.
+        model (`str` or `Path`): The folder or the Hub id of the model.
+
+    Raises:
+        ValueError: if nothing was measured, or there are several systems and it is not clear which one it is.
+    """
+    results = read_results(evaluation)
+    names = list(dict.fromkeys(result.system for result in results))
+    if not names:
+        raise ValueError(f"{evaluation} has no finite score. Repeat the evaluation that wrote it.")
+    system = system or measured_as(results, model) or (names[0] if len(names) == 1 else None)
+    if system not in names:
+        raise ValueError(
+            f"The evaluation is of {', '.join(names)}; which one is published is "
+            f"{'not said' if system is None else f'said to be {system!r:.80}'}. Name it as `system`."
+        )
+    return results, system
+
+
+def _results(
+    evaluation: str | Path | None, system: str | None, folder: Path, repo_id: str
+) -> tuple[list[Result], str | None, dict[str, bytes]]:
+    """Results for the card, whose they are, and the files that leaderboards read."""
+    if evaluation is None:
+        if system is not None:
+            raise ValueError("`system` is one of an evaluation. Pass the folder as `evaluation`.")
+        return [], None, {}
+    results, system = results_of(evaluation, system, folder)
+    own = [result for result in results if result.system == system]
+    return results, system, eval_results_files(own, repo_id=repo_id)
+
+
+def _run_manifest(folder: Path) -> tuple[dict[str, Any], str]:
+    """The manifest of the training run that wrote a model, `{}` if it is not known, and after which stage that is."""
+    for root, stage in ((folder / "_cong", "dpo"), (folder.resolve().parent.parent, "sft")):
+        if root.name == "_cong" and (root / "manifest.json").is_file():
+            return read_manifest(root / "manifest.json"), stage
+    return {}, "dpo"
+
+
+def _weights_key(files: dict[str, Path | bytes]) -> str:
+    """Names a folder without a manifest: by its weights, not by what is said about them."""
+    return content_key([(name, file_sha256(path)) for name, path in files.items() if name.endswith(".safetensors")])
+
+
+def _is_conversational(files: dict[str, Path | bytes]) -> bool:
+    if "chat_template.jinja" in files:
+        return True
+    return "tokenizer_config.json" in files and bool(_parse(files["tokenizer_config.json"]).get("chat_template"))
+
+
+def _source(
+    name: str, commit: str | None = None, *, revision: str | None = None, repo_type: str = "model"
+) -> dict[str, Any]:
+    """A source by its path or Hub id; of the latter, at the commit it was taken from, or else it is at now."""
+    if cached := re.search(r"(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/?$", name):
+        name, commit = f"{cached[1]}/{cached[2]}", cached[3]
+    if is_local(name) and not Path(name).is_dir():
+        return {"name": Path(name).name, "commit": None, "license": None, "language": []}
+    if commit is None and not is_local(name):
+        try:
+            commit = HfApi().repo_info(name, revision=revision, repo_type=repo_type, timeout=10.0).sha
+        except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled) as error:
+            logger.warning("At which commit %s is cannot be found out: %s", name, str(error).strip()[:200])
+    return describe_source(name, commit, repo_type)
+
+
+def _writers(written: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The models that wrote a dataset, by their roles in a run: the pair, and the strong model."""
+    sources = {}
+    for role, manifest in written.items():
+        engine, identity = manifest.get("engine") or {}, (manifest.get("identity") or {}).get("engine")
+        named = identity if isinstance(identity, dict) else {}
+        members = [member for member in _ROLES if member in engine or member in named]
+        if role == "rejected":
+            members = []  # whatever it is made of, it is the strong model of this dataset
+        for member in members:
+            sources[_ROLES[member]] = _written_by(named.get(member), (engine.get(member) or {}).get("model"))
+        if not members:
+            given = manifest.get("model") or ["unknown"]  # of a dataset that came without its folder
+            name = engine.get("model") or " and ".join(map(str, given))
+            sources["model"] = _written_by(named.get("policy"), name)
+    return sources
+
+
+def _written_by(identity: str | None, name: str | None) -> dict[str, Any]:
+    """A model that wrote: by its commit where that is known, else by the name it was loaded by."""
+    known, at, commit = (identity or "").partition("@")
+    return _source(known, commit) if at else _source(name or "unknown")
+
+
+def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
+    engine = manifest.get("engine") or {}
+    contrast = {name: engine.get(name) for name in ("alpha", "plausibility_threshold")}
+    return {**contrast, **{name: (manifest.get("identity") or {}).get(name) for name in _WRITING}}
+
+
+def _as_trl(path: Path) -> bytes:
+    """Completions as TRL reads them: after messages an assistant's turn. Models are named without their folders."""
+    rows = datasets.Dataset(pyarrow.parquet.read_table(path))
+    features = rows.features.copy()
+    columns = {name: rows[name][:] for name in ("model", "completion")}
+    short = {name: _without_folders(name) for name in set(columns["model"])}
+    columns["model"] = [short[name] for name in columns["model"]]
+    if not isinstance(rows.features["prompt"], datasets.Value):
+        columns["completion"] = [[{"role": "assistant", "content": text}] for text in columns["completion"]]
+        text = datasets.Value("string")
+        features["completion"] = datasets.List({"role": text, "content": text})
+    kept = {name: columns.get(name) or rows[name][:] for name in features}
+    content = io.BytesIO()
+    datasets.Dataset.from_dict(kept, features=features).to_parquet(content)
+    return content.getvalue()
+
+
+def _without_folders(model: str) -> str:
+    """`"/home/me/policy vs org/reference"` to `"policy vs org/reference"`."""
+    return " vs ".join(Path(name).name if is_local(name) else name for name in model.split(" vs "))
+
+
+def _parse(content: Path | bytes) -> dict:
+    text = content if isinstance(content, bytes) else content.read_bytes()
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = None
+    if not isinstance(value, dict):
+        where = "A configuration" if isinstance(content, bytes) else str(content)
+        raise ValueError(f"{where} is damaged: it must hold one JSON object. Save it again.")
+    return value
