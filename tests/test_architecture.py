@@ -37,6 +37,7 @@ def imported(path):
         if node.level:
             base = path.relative_to(PACKAGE).parts[: -node.level]
             names = [node.module] if node.module else [alias.name for alias in node.names]
+            names = [name for name in names if name != "__version__"]  # of the package itself
             for name in names:
                 yield (*base, *name.split("."))[0]
         elif node.module and node.module.startswith("hf_cong."):
