@@ -1,9 +1,11 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Cards for the Hub, made of a run's manifest and of measured results, and of nothing else."""
 
-from .cards import adapter_card, collection_text, dataset_card, decoding_card, model_card, pair_card
+from .cards import adapter_card, collection_text, decoding_card, model_card, pair_card
+from .dataset_card import dataset_card
 from .licenses import License, combine, describe_source, license_of
-from .results import Result, eval_results_files, measured_as, read_results
+from .reading import measured_as, read_results
+from .results import Result, eval_results_files
 
 __all__ = [
     "License",

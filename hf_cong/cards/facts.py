@@ -1,31 +1,16 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""A run's manifest as facts for a card: rows of tables, links, metadata. What is not in it is not in them."""
+"""A run's manifest as facts for a card. What is not in it is not in them."""
 
-import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
-from .licenses import License
-from .rendering import Markdown, code, plain
+from .rendering import Markdown, plain, table
+from .results import Result, result_rows
+from .sources import hub_link, source_rows
+from .terms import Terms
 
-# The sources of a run, and what they are to what was made of them.
-ROLES = {
-    "model": "strong base",
-    "weak_model": "weak policy, after alignment",
-    "weak_reference_model": "weak reference, before alignment",
-    "prompts": "prompts",
-}
 _PARTS = ("sources", "settings", "stages", "counts", "measures", "versions")
 _STAGES = {"sft": "SFT", "dpo": "DPO"}
-_REPO_ID = re.compile(r"[\w-][\w.-]{0,95}(/[\w-][\w.-]{0,95})?", re.ASCII)
-_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code")
-
-
-class HubLink(NamedTuple):
-    """A repository in Markdown."""
-
-    title: Markdown
-    markdown: Markdown
 
 
 def read_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -34,65 +19,6 @@ def read_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
     for part in _PARTS:
         known[part] = {name: value for name, value in (manifest.get(part) or {}).items() if value is not None}
     return known
-
-
-def check_repo_id(repo_id: str) -> None:
-    """Raises `ValueError` unless this is the name of a repository."""
-    if not isinstance(repo_id, str) or not _REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
-        raise ValueError(
-            f"`repo_id` must be a name such as 'org/name', of letters, digits, `-`, `_` and `.`; got {repo_id!r:.80}."
-        )
-
-
-def hub_id(source: Mapping[str, Any] | None) -> str | None:
-    """The repository of a source; `None` if it is not known to be on the Hub."""
-    if source is None or source.get("commit") is None or not _REPO_ID.fullmatch(str(source["name"])):
-        return None
-    return source["name"]
-
-
-def hub_link(repo_id: str, repo_type: str = "model") -> HubLink:
-    """The title and the link of a repository."""
-    check_repo_id(repo_id)
-    folder = "datasets/" if repo_type == "dataset" else ""
-    text = repo_id.replace("_", "\\_")
-    return HubLink(Markdown(text.split("/")[-1]), Markdown(f"[{text}](https://huggingface.co/{folder}{repo_id})"))
-
-
-def source_link(source: Mapping[str, Any] | None, repo_type: str = "model") -> Markdown | None:
-    """A source in running text: a link if it is on the Hub, else its name."""
-    if source is None:
-        return None
-    return code(source["name"]) if hub_id(source) is None else hub_link(source["name"], repo_type).markdown
-
-
-def source_rows(sources: Mapping[str, Mapping[str, Any] | None]) -> list[dict[str, object]]:
-    """The sources, at which commit they were taken, and under which licence."""
-    return [
-        {
-            "what": Markdown(ROLES[role]),
-            "from": source_link(source, "dataset" if role == "prompts" else "model"),
-            "commit": code(source["commit"]) if source.get("commit") else Markdown("unknown or local"),
-            "license": license_text(source_license(source)),
-        }
-        for role, source in sources.items()
-        if source is not None and role in ROLES
-    ]
-
-
-def source_license(source: Mapping[str, Any]) -> License | None:
-    """The licence that a manifest has for a source."""
-    stated = source.get("license")
-    return None if stated is None else License(**stated)
-
-
-def license_text(license: License | None) -> Markdown:
-    """A licence in running text."""
-    if license is None:
-        return Markdown("unknown")
-    name = code(license.name or license.id)
-    link = license.link if license.link and re.fullmatch(r"https://[\w./~%#?=&+-]+", license.link, re.ASCII) else None
-    return Markdown(f"[{name}]({link})") if link else name
 
 
 def setting_rows(settings: Mapping[str, Any]) -> list[dict[str, object]]:
@@ -140,26 +66,38 @@ def _rounded(value: object) -> object:
     return Markdown(f"{value:.4g}") if isinstance(value, float) else value
 
 
-def languages(given: str | Sequence[str] | None, *sources: Mapping[str, Any] | None) -> list[str] | None:
-    """
-    Codes of languages: those given, or those of the first source that says some.
-
-    Raises:
-        ValueError: if a given one is no code.
-    """
-    if given:
-        codes = [given] if isinstance(given, str) else list(given)
-        for one in codes:
-            if not _is_language(one):
-                raise ValueError(f"`language` must be codes such as 'en' or 'pt-BR', got {one!r:.80}.")
-        return codes
-    for source in sources:
-        if source is not None and source.get("language"):
-            return [one for one in source["language"] if _is_language(one)] or None
-    return None
+def optional_table(rows: Sequence[Mapping[str, object]]) -> Markdown | None:
+    return table(rows) if rows else None
 
 
-def _is_language(text: object) -> bool:
-    return (
-        isinstance(text, str) and re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code", text) is not None
-    )
+def common_facts(
+    known: Mapping[str, Any],
+    repo_id: str,
+    results: Sequence[Result],
+    terms: Terms,
+    repositories: Mapping[str, str] | None,
+) -> dict[str, Any]:
+    """What every template may use."""
+    here = hub_link(repo_id)
+    labels = {"model": "the model", "sft": "ConG-S, after stage I", "data": "the data", "pair": "the weak pair"}
+    kinds = {"data": "dataset"}
+    related = [
+        {"what": Markdown(labels[role]), "link": hub_link(name, kinds.get(role, "model")).markdown}
+        for role, name in (repositories or {}).items()
+        if name != repo_id
+    ]
+    versions = [f"{name} {version}" for name, version in known["versions"].items()]
+    return {
+        "repo_id": repo_id,
+        "title": here.title,
+        "run": known["run"],
+        "sources": optional_table(source_rows(known["sources"])),
+        "related": related,
+        "results": optional_table(result_rows(results)),
+        "benchmarked": any(result.is_benchmark for result in results),
+        "judged": any(result.task.startswith("win rate") for result in results),
+        "baselines": sorted({result.baseline for result in results if result.baseline}),
+        "notes": list(dict.fromkeys((result.task, result.system, result.note) for result in results if result.note)),
+        "terms": terms,
+        "versions": versions,
+    }

@@ -10,22 +10,23 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from huggingface_hub import DatasetCard, HfApi, ModelCard
-from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+import yaml
+from huggingface_hub import HfApi, ModelCard
+from huggingface_hub.errors import HTTPError
 
 logger = logging.getLogger(__name__)
 
 _TIMEOUT = 10.0  # seconds; a licence is worth no longer wait
-# What the Hub accepts as `license`; it refuses a card that has another.
+# What the Hub accepts as `license`: it refuses a card that has another.
 _IDS = (
     "afl-3.0 agpl-3.0 apache-2.0 apple-amlr apple-ascl artistic-2.0 bigcode-openrail-m bigscience-bloom-rail-1.0 "
     "bigscience-openrail-m bsd bsd-2-clause bsd-3-clause bsd-3-clause-clear bsl-1.0 c-uda cc cc-by-2.0 cc-by-2.5 "
     "cc-by-3.0 cc-by-4.0 cc-by-nc-2.0 cc-by-nc-3.0 cc-by-nc-4.0 cc-by-nc-nd-3.0 cc-by-nc-nd-4.0 cc-by-nc-sa-2.0 "
-    "cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 cdla- "
-    "permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 "
-    "etalab-2.0 eupl-1.1 eupl-1.2 gemma gfdl gpl gpl-2.0 gpl-3.0 intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl- "
-    "lr llama2 llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 "
-    "openrail openrail++ osl-3.0 other pddl postgresql unlicense wtfpl zlib "
+    "cc-by-nc-sa-3.0 cc-by-nc-sa-4.0 cc-by-nd-4.0 cc-by-sa-3.0 cc-by-sa-4.0 cc0-1.0 cdla-permissive-1.0 "
+    "cdla-permissive-2.0 cdla-sharing-1.0 creativeml-openrail-m deepfloyd-if-license ecl-2.0 epl-1.0 epl-2.0 "
+    "etalab-2.0 eupl-1.1 gemma gfdl gpl gpl-2.0 gpl-3.0 intel-research isc lgpl lgpl-2.1 lgpl-3.0 lgpl-lr llama2 "
+    "llama3 llama3.1 llama3.2 llama3.3 llama4 lppl-1.3c mit mpl-2.0 ms-pl ncsa odbl odc-by ofl-1.1 openrail "
+    "openrail++ osl-3.0 pddl postgresql unlicense wtfpl zlib"
 )
 _KNOWN = frozenset(_IDS.split())
 
@@ -54,13 +55,14 @@ def license_of(name: str, commit: str | None = None, repo_type: str = "model") -
 
     Args:
         name (`str`): A repository of the Hub, or a local directory.
-        commit (`str`, *optional*): The commit whose card is read; by default the latest.
+        commit (`str`, *optional*): The commit whose card is read, on the Hub. Without one, the directory of this name
+            or the latest commit.
         repo_type (`str`, *optional*, defaults to `"model"`): `"model"` or `"dataset"`.
 
     Returns:
         [`License`]: what the card says; `None` if it says nothing or cannot be had, which is logged.
     """
-    return _license(name, _card_data(name, commit, repo_type), commit, repo_type)
+    return _stated(_metadata(name, commit, repo_type), name, commit, repo_type)
 
 
 def describe_source(name: str, commit: str | None = None, repo_type: str = "model") -> dict[str, Any]:
@@ -69,19 +71,34 @@ def describe_source(name: str, commit: str | None = None, repo_type: str = "mode
     `language`.
 
     Args:
-        name (`str`): A repository of the Hub, or a local directory.
-        commit (`str`, *optional*): Its commit.
-        repo_type (`str`, *optional*, defaults to `"model"`): `"model"` or `"dataset"`.
+        name, commit, repo_type: As for [`license_of`].
     """
-    card = _card_data(name, commit, repo_type)
-    found = _license(name, card, commit, repo_type)
-    languages = card.get("language") or []
+    metadata = _metadata(name, commit, repo_type)
+    license = _stated(metadata, name, commit, repo_type)
+    languages = metadata.get("language") or []
     return {
-        "name": Path(name).resolve().name if Path(name).exists() else name,
+        "name": Path(name).resolve().name if commit is None and Path(name).exists() else name,
         "commit": commit,
-        "license": None if found is None else found._asdict(),
-        "language": [str(one) for one in ([languages] if isinstance(languages, str) else languages)],
+        "license": None if license is None else license._asdict(),
+        "language": [str(one) for one in (languages if isinstance(languages, list) else [languages])],
     }
+
+
+def read_license(id: object, name: object = None, link: object = None) -> License | None:
+    """
+    A licence in words that the Hub accepts, whatever a card had; `None` if it had none.
+
+    Args:
+        id, name, link: The fields `license`, `license_name` and `license_link`.
+    """
+    if not isinstance(id, str) or not id.strip() or id == "unknown":
+        return None
+    if id in _KNOWN:
+        return License(id)
+    title = name if id == "other" else id
+    if not (isinstance(link, str) and re.fullmatch(r"https://[\w./~%#?=&+-]{1,300}", link, re.ASCII)):
+        link = None
+    return License("other", _slug(title) if isinstance(title, str) and title.strip() else None, link)
 
 
 def combine(licenses: Iterable[License | None]) -> License:
@@ -97,49 +114,41 @@ def combine(licenses: Iterable[License | None]) -> License:
     found = list(licenses)
     if not found or None in found or UNKNOWN in found:
         return UNKNOWN
-    names = sorted({_name(one) for one in found})
+    # Two that have neither a name nor a text are not known to be one.
+    names = {one.name or one.link or (one.id if one.id != "other" else f"unnamed-{n}") for n, one in enumerate(found)}
     if len(names) == 1:
         return found[0]
-    return License("other", _slug("-and-".join(names)))
-
-
-def _name(license: License) -> str:
-    return license.name or license.link or license.id
+    titles = {one.name or (one.id if one.id != "other" else "unnamed") for one in found}
+    return License("other", _slug("-and-".join(sorted(titles))))
 
 
 def _slug(text: str) -> str:
     return re.sub(r"[^a-z0-9.+]+", "-", text.lower()).strip("-")[:100] or "unnamed"
 
 
-def _license(name: str, card: Mapping[str, Any], commit: str | None, repo_type: str) -> License | None:
-    stated = card.get("license")
-    if isinstance(stated, list):  # a dataset may have several
-        several = [_license(name, {**card, "license": one}, commit, repo_type) for one in stated]
-        return combine(several) if several else None
-    if not isinstance(stated, str) or not stated.strip() or stated == "unknown":
-        return None
-    if stated in _KNOWN - {"other"}:
-        return License(stated)
-    title = card.get("license_name") if stated == "other" else stated
-    link = card.get("license_link")
-    if isinstance(link, str) and re.fullmatch(r"[\w.-]+", link, re.ASCII) and not Path(name).exists():
+def _stated(metadata: Mapping[str, Any], name: str, commit: str | None, repo_type: str) -> License | None:
+    ids, link = metadata.get("license"), metadata.get("license_link")
+    if commit is not None and isinstance(link, str) and re.fullmatch(r"[\w.-]+", link, re.ASCII):
         folder = "datasets/" if repo_type == "dataset" else ""
-        link = f"https://huggingface.co/{folder}{name}/blob/{commit or 'main'}/{link}"
-    if not (isinstance(link, str) and re.fullmatch(r"https://[\w./~%#?=&+-]{1,300}", link, re.ASCII)):
-        link = None
-    return License("other", _slug(title) if isinstance(title, str) else None, link)
+        link = f"https://huggingface.co/{folder}{name}/blob/{commit}/{link}"  # a file beside the card
+    if not isinstance(ids, list):
+        return read_license(ids, metadata.get("license_name"), link)
+    several = [read_license(one, metadata.get("license_name"), link) for one in ids]  # a dataset may have more
+    found = combine(several)
+    return None if found == UNKNOWN else found
 
 
-def _card_data(name: str, commit: str | None, repo_type: str) -> dict[str, Any]:
+def _metadata(name: str, commit: str | None, repo_type: str) -> dict[str, Any]:
     """The metadata of a card, `{}` where there is none."""
     try:
-        if Path(name).is_dir():
+        if commit is None and Path(name).is_dir():
             readme = Path(name) / "README.md"
-            cards = {"model": ModelCard, "dataset": DatasetCard}
-            return cards[repo_type].load(readme).data.to_dict() if readme.is_file() else {}
-        info = HfApi().repo_info(name, revision=commit, repo_type=repo_type, timeout=_TIMEOUT)
-        return info.card_data.to_dict() if info.card_data is not None else {}
-    except (HTTPError, OfflineModeIsEnabled, ValueError) as error:  # the Hub's answer, no Hub, no card or id
+            if not readme.is_file():
+                return {}
+            return ModelCard(readme.read_text(encoding="utf-8"), ignore_metadata_errors=True).data.to_dict()
+        card = HfApi().repo_info(name, revision=commit, repo_type=repo_type, timeout=_TIMEOUT).card_data
+        return {} if card is None else card.to_dict()
+    except (HTTPError, OSError, ValueError, yaml.YAMLError) as error:  # refused, no Hub, no name of one, no YAML
         reason = str(error).strip().splitlines() or [type(error).__name__]
         logger.warning("The licence of %s is unknown: %s", name, reason[0][:200])
         return {}
