@@ -4,9 +4,9 @@
 from pathlib import Path
 
 from .. import __version__
-from ..cards.cards import decoding_card
+from ..cards import decoding_card
 from ..checkpoints import content_key
-from .publication import Publication, full_repo_id
+from .publication import Publication
 
 _PACKAGE = Path(__file__).parents[1]
 _SOURCES = ("hub/generate.py", "logits_process.py", "functional.py", "compatibility.py")
@@ -35,7 +35,7 @@ def decoding_publication(repo_id: str, *, private: bool = True) -> Publication:
     Contrastive decoding as a model repository without a model.
 
     Args:
-        repo_id (`str`): The repository; a bare name is of the user who is logged in.
+        repo_id (`str`): Where it goes.
         private (`bool`, *optional*, defaults to `True`): Whether only its namespace sees it.
 
     Returns:
@@ -50,7 +50,6 @@ def decoding_publication(repo_id: str, *, private: bool = True) -> Publication:
     ... )
     ```
     """
-    repo_id = full_repo_id(repo_id)
     return Publication(
         repo_id=repo_id,
         repo_type="model",
