@@ -83,8 +83,8 @@ def explained(what: str) -> Iterator[None]:
         if status == 403:
             reason = cause.response.headers.get("X-Error-Message", "no reason given")
             raise PermissionError(
-                f"The Hub refuses {what} to the token of this machine ({reason[:200]}). It may only read, or {what} is "
-                f"somebody else's: choose another `repo_id`. {_ADVICE}"
+                f"The Hub refuses {what} to the token of this machine ({reason[:200]}). The token may only read, or "
+                f"{what} is somebody else's: then choose another `repo_id`. {_ADVICE}"
             ) from None
         if status == 412:
             raise RuntimeError(

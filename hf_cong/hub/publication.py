@@ -221,7 +221,9 @@ def _inspect(repo_id: str, repo_type: str, run: str | None, replace: bool) -> _S
     same = bool(marker) if run is None else state.run == run
     this = "a new run" if run is None else f"the run {run!r}"
     if others and not same and not replace:
-        owner = f"is of the run {state.run!r:.80}" if marker else f"has files of its own, such as {others[0]!r:.80}"
+        owner = f"belongs to the run {state.run!r:.80}"
+        if not marker:
+            owner = f"has files of its own, such as {others[0]!r:.80}"
         raise ValueError(
             f"The {repo_type} {repo_id} {owner}; this is {this}. Choose another `repo_id`, or pass `replace` "
             "to have this run's files instead of all that is there; the history keeps it."

@@ -161,6 +161,7 @@ class StandInHub(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # the body follows the headers at once
 
     def _answer(self):
         body = self._body()
