@@ -58,9 +58,13 @@ class Chain:
 
     Attributes:
         splits (`dict[str, datasets.Dataset]`): The data as it came: `train`, and `eval` or `eval_<name>`.
+        weak (`tuple`): The weak models after and before alignment, until they are not needed any more.
         pairs_missing (`bool`): Whether stages are left before DPO.
         root (`Path`): Where the directories of the stages lie.
         stage_counts (`dict[str, dict]`): By stage and split: `rows_in`, `kept`, and `dropped` by reason.
+        decodes (`bool`): Whether the weak pair has anything to write.
+        weak_names (`tuple[str, str]`): What the weak model and its reference are called.
+        stages (`dict[str, dict]`): The directories below `root` of what is finished, by stage and split.
 
     Raises:
         TypeError: if a dataset is not a map-style `Dataset`, or `weak_model` is a `PeftModel`.
@@ -95,7 +99,7 @@ class Chain:
                 f"`train_dataset` has pairs, but {sorted(missing)} has none. Pass evaluation data with the columns "
                 "`prompt`, `chosen` and `rejected`."
             )
-        self.stage_counts, self._dropped = {}, {}
+        self.stage_counts, self._dropped, self.stages = {}, {}, {}
         weak = (
             args.weak_model_name_or_path if weak_model is None else weak_model,
             args.weak_reference_model_name_or_path if weak_reference_model is None else weak_reference_model,
@@ -108,24 +112,27 @@ class Chain:
         if isinstance(policy, str) and reference is None:
             reference, revision = adapter_base(policy, where)
             self._weak_where = where, {**where, "revision": revision}  # an adapter says which base it fits
-        self._weak = policy, reference
+        self.weak = policy, reference
+        names = (model.name_or_path if isinstance(model, PreTrainedModel) else model for model in self.weak)
+        self.weak_names = tuple(names)
         self.weak_tokenizer = weak_processing_class
-        if any(not {"chosen", "completion"} & set(data.column_names) for data in self.splits.values()):
-            if None in self._weak:
+        self.decodes = any(not {"chosen", "completion"} & set(data.column_names) for data in self.splits.values())
+        if self.decodes:
+            if None in self.weak:
                 raise ValueError(
                     "A dataset without completions needs the weak pair: `weak_model` (after alignment) and "
                     "`weak_reference_model` (before). Pass both, a LoRA adapter by its name, or a dataset with the "
                     "column `chosen`: what `generate_completions` writes with any pair."
                 )
             if weak_processing_class is None:
-                self.weak_tokenizer = weak_tokenizer(self._weak, self._weak_where, args.trust_remote_code)
+                self.weak_tokenizer = weak_tokenizer(self.weak, self._weak_where, args.trust_remote_code)
 
     # The names.
 
     @functools.cached_property
     def weak_id(self) -> tuple[str | None, str | None]:
         """What names the weights of the weak model and of its reference: see [`model_identity`]."""
-        pairs = zip(self._weak, self._weak_where, strict=True)
+        pairs = zip(self.weak, self._weak_where, strict=True)
         return tuple(None if model is None else model_identity(model, **where) for model, where in pairs)
 
     def identity(self, strong: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -167,7 +174,7 @@ class Chain:
 
     def pair(self) -> ContrastivePairForCausalLM:
         """Loads the weak pair, or makes it of the models in memory."""
-        return load_pair(self._weak, self.weak_id, self.args)
+        return load_pair(self.weak, self.weak_id, self.args)
 
     def chosen(self, engine: Callable[[], Any] | None) -> dict[str, Dataset]:
         """
@@ -177,7 +184,7 @@ class Chain:
             engine (`Callable` or `None`): Returns what decodes, if there is anything left to decode: [`pair`]. `None`
                 only reads what was decoded before.
         """
-        homes = [(model, model.device) for model in self._weak if isinstance(model, PreTrainedModel)]
+        homes = [(model, model.device) for model in self.weak if isinstance(model, PreTrainedModel)]
         engine, chosen = engine and functools.cache(engine), {}
         for name, dataset in self.splits.items():
             rows, self._dropped[name] = read_prompts(dataset, invalid_prompts=self.args.invalid_prompts)
@@ -185,7 +192,7 @@ class Chain:
             if given:
                 chosen[name] = given_completions(rows, given[0])
                 continue
-            pair_id = pair_identity(self._weak, self.weak_id, self.args)
+            pair_id = pair_identity(self.weak, self.weak_id, self.args)
             chosen[name] = self._completions(
                 rows, engine, pair_id, self.weak_tokenizer, prefix=f"decode-{name}", seed=self.args.seed
             )
@@ -193,7 +200,7 @@ class Chain:
                 self._dropped[name]["too_long_for_pair"] = len(rows) - len(chosen[name])
         for model, home in homes:  # the caller's own go back to where they were
             model.to(home)
-        self._weak = (None, None)
+        self.weak = (None, None)
         return chosen
 
     def sft_rows(self, chosen: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
@@ -208,7 +215,12 @@ class Chain:
             "dropped": {**dropped, **counts["dropped"]},
         }
         max_length = (self.args.sft_kwargs or {}).get("max_length", self.args.max_length)
-        return self._keep_short(f"sft/{name}", rows, counts, ("completion",), tokenizer, max_length)
+        kept = self._keep_short(f"sft/{name}", rows, counts, ("completion",), tokenizer, max_length)
+        if name not in self.stages.get("decode", {}):
+            return kept
+        directory = f"{self.stages['decode'][name]}/sft-{content_key(data_rows(kept))}"
+        self.stages.setdefault("rows", {})[name] = directory
+        return share(kept, self.root / directory)
 
     def begin_sft(self, identity: dict[str, Any], rows: Dataset) -> Path:
         """The directory of stage I, in which it now stands what its weights depend on."""
@@ -271,6 +283,7 @@ class Chain:
         )
         columns = ("chosen", "rejected")
         pairs = self._keep_short(f"dpo/{name}", pairs, counts, columns, tokenizer, self.args.max_length)
+        self.stages.setdefault("pairs", {})[name] = directory.name
         return share(pairs, directory / "dataset")
 
     def _completions(
@@ -290,9 +303,9 @@ class Chain:
         if engine is None and not (directory / "manifest.json").exists():
             own = {**settings, "seed": seed, "engine": engine_id}
             self._refuse(prefix.split("-")[0], directory, "it has no manifest.json", "manifest.json", own)
-        return generate_completions(
+        completions = generate_completions(
             prompts.select_columns(["prompt"]),
-            engine,
+            engine or (lambda: None),  # what is finished asks for none
             engine_id=engine_id,
             tokenizer=tokenizer,
             output_dir=directory,
@@ -301,6 +314,9 @@ class Chain:
             invalid_prompts=self.args.invalid_prompts,
             **settings,
         )
+        stage, _, split = prefix.partition("-")
+        self.stages.setdefault(stage, {})[split] = directory.name
+        return completions
 
     def _refuse(self, stage: str, directory: Path, reason: str, record: str, own: dict[str, Any]) -> NoReturn:
         """Says that a stage has not ended in this run, and what is different in those runs in which it has."""

@@ -35,6 +35,7 @@ _NO_EFFECT = {
     "debug",
     "disable_tqdm",
     "enable_jit_checkpoint",
+    "engine",
     "generation_batch_size",
     "greater_is_better",
     "load_best_model_at_end",

@@ -61,7 +61,9 @@ class ConGConfig(DPOConfig):
     Parameters:
         stage (`str`, *optional*, defaults to `"all"`):
             `"all"` runs every stage in one launch. `"decode"`, `"sft"`, `"sample"` and `"dpo"` run one stage each, for
-            `hf-cong train`: see [`run_stage`]. [`ConGTrainer`] itself is `"all"`.
+            `hf-cong train`: see [`StagedRun`]. [`ConGTrainer`] itself is `"all"`.
+        engine (`str`, *optional*, defaults to `"transformers"`):
+            `"vllm"` lets vLLM write in the stages `"decode"` and `"sample"` (one process; needs the package vllm).
 
         > Parameters that control the weak pair
 
@@ -161,6 +163,11 @@ class ConGConfig(DPOConfig):
 
     stage: str = field(default="all", metadata={"help": "Run all stages, or this one alone.", "choices": list(STAGES)})
 
+    engine: str = field(
+        default="transformers",
+        metadata={"help": "What writes in the stages decode and sample.", "choices": ["transformers", "vllm"]},
+    )
+
     # Parameters that control the weak pair
     weak_model_name_or_path: str | None = field(
         default=None, metadata={"help": "Path or Hub id of the weak model after alignment."}
@@ -215,6 +222,13 @@ class ConGConfig(DPOConfig):
         super().__post_init__()
         if self.stage not in STAGES:
             raise ValueError(f"`stage` must be one of {', '.join(STAGES)}, got {repr(self.stage)[:80]}.")
+        if self.engine not in ("transformers", "vllm"):
+            raise ValueError(f"`engine` must be 'transformers' or 'vllm', got {repr(self.engine)[:80]}.")
+        if self.engine == "vllm" and self.stage not in ("decode", "sample"):
+            raise ValueError(
+                f"`engine='vllm'` is for the stages 'decode' and 'sample', got `stage={self.stage!r}`. Launch the "
+                "stages one by one, and leave `engine` out of the others."
+            )
         self._check_numbers()
         self._check_sft_kwargs()
 

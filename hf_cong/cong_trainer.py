@@ -262,6 +262,10 @@ class ConGTrainer(DPOTrainer):
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
         return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
 
+    def take_over(self, chain: Chain, identity: dict) -> None:
+        """Makes this stage II of the run whose other stages were launched one by one: see [`StagedRun`]."""
+        self._chain, self._identity, self.stage_counts = chain, identity, chain.stage_counts
+
     @functools.cached_property
     def _identity(self) -> dict:
         """What makes this run this run. Taken before any training."""

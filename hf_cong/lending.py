@@ -3,11 +3,12 @@
 
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from accelerate.utils import is_peft_model
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
@@ -63,58 +64,86 @@ def fine_tune(trainer: Trainer, settings: dict[str, Any], output_dir: Path, rows
     """
     Fine-tunes the model of `trainer` in place, or loads the result if an earlier run left it in `output_dir`.
 
-    Continues from the last whole checkpoint there. The result is kept in `final`.
-
     Args:
         trainer (`transformers.Trainer`):
             The trainer that lends its model and whose callbacks receive the logs.
+
+    See [`train_and_keep`] for the other arguments.
+    """
+    if damage(output_dir / "final") is None:
+        trainer._load_from_checkpoint(str(output_dir / "final"))
+        return
+    with lend(trainer.model) as model:
+
+        def build(callbacks: list[TrainerCallback], **kwargs: Any) -> SFTTrainer:
+            callbacks = [ForwardLogs(trainer, "sft"), *callbacks]
+            inner = SFTTrainer(model, processing_class=trainer.processing_class, callbacks=callbacks, **kwargs)
+            inner.remove_callback(PrinterCallback)  # `ForwardLogs` reaches the one of `trainer`
+            return inner
+
+        train_and_keep(build, {**settings, "report_to": "none"}, output_dir, rows)
+
+
+def train_and_keep(
+    build: Callable[..., SFTTrainer], settings: dict[str, Any], output_dir: Path, rows: dict[str, Dataset]
+) -> None:
+    """
+    Trains, and keeps the result in `output_dir/final`: whole weights in safetensors, or an adapter, and a tokenizer.
+
+    Continues from the last whole checkpoint in `output_dir`.
+
+    Args:
+        build (`Callable`):
+            Makes the trainer of the arguments `args`, `train_dataset`, `eval_dataset` and `callbacks`.
         settings (`dict[str, Any]`):
             Arguments of [`~trl.SFTConfig`].
         output_dir (`Path`):
             Where checkpoints and result lie. It must be named by all that the result depends on.
         rows (`dict[str, datasets.Dataset]`):
             `prompt` and `completion`, by split: `train`, and `eval` or `eval_<name>` to evaluate on.
+
+    Raises:
+        RuntimeError: if shards were not gathered into whole weights.
     """
-    accelerator, final = trainer.accelerator, output_dir / "final"
-    reason = damage(final)
-    if reason is not None and final.exists():
+    final = output_dir / "final"
+    if final.exists():
         logger.warning(
-            "Fine-tuning is repeated from its last checkpoint: its result %s is damaged: %s.", final, reason
+            "Fine-tuning is repeated from its last checkpoint: its result %s is damaged: %s.", final, damage(final)
         )
     checkpoint = last_whole_checkpoint(output_dir)
-    accelerator.wait_for_everyone()  # all processes have looked before one writes
-    if reason is None:
-        trainer._load_from_checkpoint(str(final))
-        return
+    PartialState().wait_for_everyone()  # all processes have looked before one writes
 
     evals = {name.removeprefix("eval_"): dataset for name, dataset in rows.items() if name != "train"}
     if not evals:
         settings = {**settings, "eval_strategy": "no"}
     # Arguments reset accelerate's global state, which only the next trainer built fills again: not a line earlier.
     config = SFTConfig(output_dir=str(output_dir), **settings)
-    with lend(trainer.model) as model:
-        inner = SFTTrainer(
-            model,
-            config,
-            train_dataset=rows["train"],
-            eval_dataset=evals.get("eval", evals) or None,
-            processing_class=trainer.processing_class,
-            callbacks=[ForwardLogs(trainer, "sft"), SealCheckpoints()],
-        )
-        inner.remove_callback(PrinterCallback)  # `ForwardLogs` reaches the one of `trainer`
-        # The sampler's seed is torch's initial seed, which anything that ran before may have changed.
-        set_seed(config.seed)
-        inner.train(resume_from_checkpoint=checkpoint)
-        if accelerator.is_main_process:
-            shutil.rmtree(final, ignore_errors=True)
-        inner.save_model(str(final))
-        # Frees the optimizer, and the hooks that a distributed wrapper leaves on the parameters.
-        inner.accelerator.free_memory()
-        inner.callback_handler.callbacks.clear()
-        inner.model = inner.model_wrapped = inner.optimizer = inner.lr_scheduler = None
-    del inner
+    trainer = build(
+        args=config,
+        train_dataset=rows["train"],
+        eval_dataset=evals.get("eval", evals) or None,
+        callbacks=[SealCheckpoints()],
+    )
+    # The sampler's seed is torch's initial seed, which anything that ran before may have changed.
+    set_seed(config.seed)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    if trainer.is_world_process_zero():
+        shutil.rmtree(final, ignore_errors=True)
+    if trainer.is_fsdp_enabled:
+        trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
+    trainer.save_model(str(final))
+    # Frees the optimizer, and the hooks that a distributed wrapper leaves on the parameters.
+    trainer.accelerator.free_memory()
+    trainer.callback_handler.callbacks.clear()
+    trainer.model = trainer.model_wrapped = trainer.optimizer = trainer.lr_scheduler = None
+    del trainer
     clear_device_cache(garbage_collection=True)
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
+    PartialState().wait_for_everyone()
+    if not list(final.glob("*.safetensors")):
+        raise RuntimeError(
+            f"{final} has no safetensors: the shards were not gathered. With DeepSpeed's ZeRO stage 3 set "
+            "`stage3_gather_16bit_weights_on_model_save` (`zero3_save_16bit_model` of accelerate) to true, and repeat."
+        )
+    if PartialState().is_main_process:
         seal(final)
-    accelerator.wait_for_everyone()
+    PartialState().wait_for_everyone()

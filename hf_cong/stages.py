@@ -1,8 +1,10 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """The data that [`ConGTrainer`] carries from stage to stage: checked, written, measured, shared between processes."""
 
+import contextlib
 import logging
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow
@@ -24,6 +26,19 @@ from .prompts import encode_prompt
 logger = logging.getLogger(__name__)
 
 _READ = ("prompt", "completion", "chosen", "rejected")  # the columns of a dataset that any stage reads
+
+
+@contextlib.contextmanager
+def reported(stage: str) -> Iterator[None]:
+    """Says which stage failed, and in which process: of several processes, the error alone does not tell."""
+    logger.info("Stage %s begins.", stage)
+    try:
+        yield
+    except BaseException as error:
+        state = PartialState()
+        where = f"process {state.process_index} of {state.num_processes}"
+        logger.error("Stage %s failed in %s: %s", stage, where, type(error).__name__)
+        raise
 
 
 def check_dataset(dataset: Dataset | None, argument: str) -> None:

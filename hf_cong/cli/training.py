@@ -25,6 +25,7 @@ def train(argv: list[str]):
 
     from ..cong_config import ConGConfig
     from ..cong_trainer import ConGTrainer
+    from ..staged import StagedRun
 
     script, config, model = parse("train", (ScriptArguments, ConGConfig, ModelConfig), argv)
     for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
@@ -44,14 +45,20 @@ def train(argv: list[str]):
             f"training data. Pass a dataset of the Hub or a directory with the split `{script.dataset_test_split}`, "
             "or set `eval_strategy: 'no'`."
         )
-    trainer = ConGTrainer(
-        model.model_name_or_path,
-        args=config,
-        train_dataset=_load_split(script, script.dataset_train_split),
-        eval_dataset=_load_split(script, script.dataset_test_split) if evaluate else None,
-        quantization_config=get_quantization_config(model),
-        peft_config=get_peft_config(model),
-    )
+    data = {
+        "train_dataset": _load_split(script, script.dataset_train_split),
+        "eval_dataset": _load_split(script, script.dataset_test_split) if evaluate else None,
+    }
+    adapt = {"quantization_config": get_quantization_config(model), "peft_config": get_peft_config(model)}
+    if config.stage == "all":
+        trainer = ConGTrainer(model.model_name_or_path, args=config, **data, **adapt)
+    else:
+        run = StagedRun(model.model_name_or_path, config, **data, **adapt)
+        if config.stage != "dpo":
+            run.launch(config.stage)
+            print(f"Stage {config.stage} is in {run.chain.root}.")
+            return
+        trainer = run.trainer()
     # By default the same command goes on where a killed run stopped.
     resume = config.resume_from_checkpoint or "true"
     trainer.train(resume_from_checkpoint={"true": True, "false": False}.get(resume.lower(), resume))

@@ -1,0 +1,278 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""A ConG run as one launch per stage, so that a model may be sharded, or vLLM write, in the stages that gain by it.
+
+Every launch leaves what [`ConGTrainer`] would have left, under the same names: each can go on where the other stopped.
+"""
+
+import copy
+import functools
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import PartialState
+from datasets import Dataset
+from peft import PeftConfig, PeftModel
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    set_seed,
+)
+from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
+from trl import SFTTrainer
+from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
+
+from .chain import Chain, strong_identity
+from .checkpoints import commit_of, content_key, damage, seal
+from .cong_config import ConGConfig
+from .cong_trainer import ConGTrainer
+from .lending import train_and_keep
+from .pair.modeling_stacks import lookup
+from .stages import check_prompt_lengths, check_strong_model, pair_identity, reported
+
+_SHARDING = ("deepspeed", "fsdp", "fsdp_config")
+
+
+class StagedRun:
+    """
+    The stages of a run, one at a time: `decode`, `sft`, `sample`, and the trainer of `dpo`.
+
+    `decode` and `sample` copy their models to every process; `sft` and `dpo` are plain launches of
+    [`~trl.SFTTrainer`] and [`ConGTrainer`], which FSDP and DeepSpeed may shard. A stage that was killed is repeated by
+    its command and ends as if it had not been; one that is done is not done again.
+
+    Args:
+        model (`str`):
+            The strong model: path or Hub id. See [`ConGTrainer`], also for the arguments not listed here.
+        args ([`ConGConfig`]):
+            Settings of the run, the same for every stage but for `stage`, `engine` and how processes share the work.
+        processing_class (`PreTrainedTokenizerBase`, *optional*):
+            Tokenizer of the strong model. Defaults to the one beside it.
+
+    Attributes:
+        stage_counts (`dict[str, dict]`): By stage and split: `rows_in`, `kept`, and `dropped` by reason.
+
+    Raises:
+        TypeError: if `model` is not a name.
+        FileNotFoundError: by a stage, if one before it has not ended, or only that of another run.
+        ValueError: by a stage, if it cannot run on what it is given.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        args: ConGConfig,
+        train_dataset: Dataset,
+        eval_dataset: Dataset | dict[str, Dataset] | None = None,
+        processing_class: PreTrainedTokenizerBase | None = None,
+        quantization_config: BitsAndBytesConfig | None = None,
+        peft_config: PeftConfig | None = None,
+        *,
+        weak_model: str | PreTrainedModel | None = None,
+        weak_reference_model: str | PreTrainedModel | None = None,
+        weak_processing_class: PreTrainedTokenizerBase | None = None,
+    ):
+        if not isinstance(model, str):
+            raise TypeError(
+                f"`model` is a {type(model).__name__}; stages in launches of their own load it by name. Save it, and "
+                "pass the directory."
+            )
+        self.model, self.args = model, args
+        self.quantization_config, self.peft_config = quantization_config, peft_config
+        _ = args.device  # joins the other processes
+        weak = {"weak_model": weak_model, "weak_reference_model": weak_reference_model}
+        self.chain = Chain(args, train_dataset, eval_dataset, **weak, weak_processing_class=weak_processing_class)
+        self.stage_counts = self.chain.stage_counts
+        strong = strong_identity(model, args, peft_config, quantization_config)
+        self._where = {**lookup(args.model_init_kwargs), **commit_of(strong["model"])}
+        self.tokenizer = processing_class or AutoTokenizer.from_pretrained(
+            model, **self._where, trust_remote_code=args.trust_remote_code
+        )
+        if self.tokenizer.pad_token is None:  # as DPOTrainer does
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.identity = self.chain.identity(strong, self.tokenizer)
+
+    def launch(self, stage: str) -> None:
+        """Runs the stage of this name but `dpo`, of which there is a [`trainer`]."""
+        with reported(stage):
+            {"decode": self.decode, "sft": self.sft, "sample": self.sample}[stage]()
+
+    def decode(self) -> None:
+        """Writes the chosen completions with the weak pair."""
+        if not self._left("decode"):
+            return
+        self._check_replicated("decode")
+        with torch.device("meta"):  # what is refused before hours of decoding takes no weights to see
+            config = AutoConfig.from_pretrained(
+                self.model, **self._where, trust_remote_code=self.args.trust_remote_code
+            )
+            strong = AutoModelForCausalLM.from_config(config, trust_remote_code=self.args.trust_remote_code)
+        check_strong_model(strong, self.tokenizer, self.chain.splits, self.args)
+        if self.args.invalid_prompts == "raise":
+            check_prompt_lengths(strong, self.tokenizer, self.chain.splits, self.args.max_new_tokens)
+        self.chain.chosen(self._pair_in_vllm if self.args.engine == "vllm" else self.chain.pair)
+
+    def sft(self) -> Path | None:
+        """Fine-tunes the strong model on them. Returns where it is: a whole model, or an adapter, of its own worth."""
+        if not self._left("sft"):
+            return None
+        rows = self.chain.sft_rows(self.chain.chosen(None), self.tokenizer)
+        directory = self.chain.begin_sft(self.identity, rows["train"])
+        rows = {name: dataset.select_columns(["prompt", "completion"]) for name, dataset in rows.items()}
+        names = ("model_init_kwargs", "trust_remote_code", "report_to", "run_name", *_SHARDING)
+        settings = {**self.args.sft_settings(), **{name: getattr(self.args, name) for name in names}}
+        settings["model_init_kwargs"] = self._init_kwargs(self.model)
+
+        def build(**kwargs: Any) -> SFTTrainer:
+            trainer = SFTTrainer(
+                self.model,
+                processing_class=self.tokenizer,
+                quantization_config=self.quantization_config,
+                peft_config=copy.deepcopy(self.peft_config),  # PEFT fills it in
+                **kwargs,
+            )
+            if self.args.disable_dropout:  # DPOTrainer's setting, and in one launch it had its effect here too
+                disable_dropout_in_model(trainer.model)
+            return trainer
+
+        if damage(directory / "final") is not None:
+            train_and_keep(build, settings, directory, rows)
+        return directory / "final"
+
+    def sample(self) -> None:
+        """Samples the strong model as `sft` left it: the rejected completions of the pairs."""
+        if not self._left("sample"):
+            return
+        self._check_replicated("sample")
+        chosen, sft, policy, final = self._stage_one()
+        load = self._policy_in_vllm if self.args.engine == "vllm" else self._policy
+        with torch.autocast(self.args.device.type, _half(self.args), enabled=_half(self.args) is not None):
+            self.chain.pairs(chosen, sft, policy, functools.cache(lambda: load(final)), self.tokenizer)
+
+    def trainer(self, **kwargs: Any) -> ConGTrainer:
+        """
+        The trainer of stage `dpo`: its `train` is DPO on the pairs, against the strong model as `sft` left it.
+
+        Args:
+            kwargs: Other arguments of [`ConGTrainer`], such as `callbacks`.
+        """
+        args, model, data = self.args, self.model, dict(self.chain.splits)
+        if "distributed_config" in (args.model_init_kwargs or {}) and args.precompute_ref_log_probs:
+            raise ValueError(
+                "`precompute_ref_log_probs=True` reads the weights of the model one by one, which are in shards with "
+                "`distributed_config`. Set it to `False`."
+            )
+        if self.chain.pairs_missing:
+            chosen, sft, policy, final = self._stage_one()
+            data = self.chain.pairs(chosen, sft, policy, None, self.tokenizer)
+            if final is not None:
+                model = str(final) if self.peft_config is None else self._policy(final, trainable=True)
+        if isinstance(model, str):
+            kwargs |= {"quantization_config": self.quantization_config, "peft_config": copy.deepcopy(self.peft_config)}
+            args.model_init_kwargs = self._init_kwargs(model)
+        evals = {name.removeprefix("eval_"): dataset for name, dataset in data.items() if name != "train"}
+        trainer = ConGTrainer(
+            model,
+            args=args,
+            train_dataset=data["train"],
+            eval_dataset=evals.get("eval", evals) or None,
+            processing_class=self.tokenizer,
+            **kwargs,
+        )
+        trainer.take_over(self.chain, self.identity)
+        trainer.model.config._name_or_path = self.model  # for the card
+        set_seed(args.seed)  # the sampler's seed is torch's initial seed
+        return trainer
+
+    def _left(self, stage: str) -> bool:
+        """Whether the data, or the settings, leave the stage anything to do."""
+        reason = None
+        if not self.chain.pairs_missing:
+            reason = "the dataset has pairs; only `dpo` is left"
+        elif stage == "decode" and not self.chain.decodes:
+            reason = "the dataset has completions"
+        elif stage == "sft" and self.args.sft_num_train_epochs == 0:
+            reason = "`sft_num_train_epochs` is 0"
+        if reason is not None:
+            PartialState().print(f"ConG {stage}: nothing to do, {reason}.")
+        return reason is None
+
+    def _check_replicated(self, stage: str) -> None:
+        if is_fsdp_enabled() or is_deepspeed_zero3_enabled():
+            raise ValueError(
+                f"Stage `{stage}` copies its models to every process, and this launch shards them. Launch it with "
+                "`torchrun`, or with an accelerate configuration without FSDP and DeepSpeed."
+            )
+
+    def _stage_one(self) -> tuple[dict[str, Dataset], dict[str, Dataset], str, Path | None]:
+        """Chosen completions, rows of `sft`, and the name and place of the weights that it left, if it ran."""
+        chosen = self.chain.chosen(None)
+        sft = self.chain.sft_rows(chosen, self.tokenizer)
+        final = None
+        if self.args.sft_num_train_epochs > 0:
+            final = self.chain.fine_tuned(self.identity, sft["train"])
+        return chosen, sft, self.chain.policy(self.identity, sft["train"]), final
+
+    def _init_kwargs(self, model: str) -> dict[str, Any]:
+        """How TRL is to load the strong model as it was named, or the weights that `sft` left."""
+        given = dict(self.args.model_init_kwargs or {})
+        given.pop("revision", None)
+        return {**given, **(self._where if model == self.model else {})}
+
+    def _policy(self, final: Path | None, trainable: bool = False) -> PreTrainedModel | PeftModel:
+        """The strong model as `sft` left it, whole on the device of this process."""
+        name = self.model if final is None or self.peft_config is not None else str(final)
+        init = {"trust_remote_code": self.args.trust_remote_code, **self._init_kwargs(name)}
+        if self.quantization_config is not None:
+            init["quantization_config"] = self.quantization_config
+        if not trainable:
+            init.pop("distributed_config", None)
+        if PartialState().num_processes > 1:
+            init["device_map"] = None if trainable else PartialState().device
+        model = create_model_from_path(name, **init)
+        model.name_or_path = self.model  # what completions say of their writer, as in one launch
+        if final is not None and self.peft_config is not None:
+            model = PeftModel.from_pretrained(model, final, is_trainable=trainable, use_safetensors=True)
+        return model
+
+    # vLLM loads directories, and one process drives all devices.
+
+    def _pair_in_vllm(self) -> "vllm.LLM":  # noqa: F821
+        identity = pair_identity(self.chain.weak, self.chain.weak_id, self.args)
+        directory = self.chain.root / f"pair-{content_key(identity)}"
+        if damage(directory) is not None:
+            self.chain.pair().cpu().save_pretrained(directory)
+            self.chain.weak_tokenizer.save_pretrained(directory)
+            seal(directory)
+        return self._vllm(directory)
+
+    def _policy_in_vllm(self, final: Path | None) -> "vllm.LLM":  # noqa: F821
+        directory = final
+        if final is not None and self.peft_config is not None:
+            directory = final.with_name("merged")
+            if damage(directory) is not None:
+                self._policy(final).merge_and_unload().cpu().save_pretrained(directory)
+                self.tokenizer.save_pretrained(directory)
+                seal(directory)
+        return self._vllm(directory)
+
+    def _vllm(self, directory: Path | None) -> "vllm.LLM":  # noqa: F821
+        import vllm
+
+        return vllm.LLM(
+            str(directory or self.model),
+            revision=None if directory else self._where.get("revision"),
+            dtype=_half(self.args) or torch.float32,
+            seed=self.args.seed,
+            tensor_parallel_size=max(1, torch.accelerator.device_count()),
+            trust_remote_code=self.args.trust_remote_code,
+        )
+
+
+def _half(args: ConGConfig) -> torch.dtype | None:
+    """The dtype of mixed precision, if there is any."""
+    return torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else None
