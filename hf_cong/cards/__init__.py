@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Cards for the Hub, made of a run's manifest and of measured results, and of nothing else."""
 
+from .adding import add_results
 from .cards import adapter_card, collection_text, decoding_card, model_card, pair_card
 from .dataset_card import dataset_card
 from .licenses import License, combine, describe_source, license_of
@@ -11,6 +12,7 @@ __all__ = [
     "License",
     "Result",
     "adapter_card",
+    "add_results",
     "collection_text",
     "combine",
     "dataset_card",

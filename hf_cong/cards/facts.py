@@ -93,11 +93,18 @@ def common_facts(
         "run": known["run"],
         "sources": optional_table(source_rows(known["sources"])),
         "related": related,
+        **result_facts(results),
+        "terms": terms,
+        "versions": versions,
+    }
+
+
+def result_facts(results: Sequence[Result]) -> dict[str, Any]:
+    """What the section of results may use."""
+    return {
         "results": optional_table(result_rows(results)),
         "benchmarked": any(result.is_benchmark for result in results),
         "judged": any(result.task.startswith("win rate") for result in results),
         "baselines": sorted({result.baseline for result in results if result.baseline}),
         "notes": list(dict.fromkeys((result.task, result.system, result.note) for result in results if result.note)),
-        "terms": terms,
-        "versions": versions,
     }

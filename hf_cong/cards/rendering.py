@@ -90,9 +90,13 @@ def render(template: str, facts: Mapping[str, Any], metadata: Mapping[str, Any])
         facts (`Mapping`): What the template may use. A name it uses and that is not there is an error.
         metadata (`Mapping`): The front matter.
     """
+    return f"---\n{front_matter(metadata)}---\n\n{render_body(template, facts)}\n"
+
+
+def render_body(template: str, facts: Mapping[str, Any]) -> str:
+    """A template without metadata, as [`render`] takes it."""
     body = _environment().get_template(f"{template}.md.jinja").render(**facts)
-    body = re.sub(r"\n{3,}", "\n\n", body).strip()
-    return f"---\n{front_matter(metadata)}---\n\n{body}\n"
+    return re.sub(r"\n{3,}", "\n\n", body).strip()
 
 
 def templates() -> Path:

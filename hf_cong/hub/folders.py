@@ -9,7 +9,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -77,7 +77,7 @@ def folder_kind(folder: str | Path) -> str | None:
 def check_folder(folder: str | Path, kind: str) -> None:
     """Raises `ValueError`, naming the command that fits, unless a folder holds what `hf-cong publish KIND` is for."""
     found = folder_kind(folder)
-    if found == kind or (kind, found) == ("model", "adapter"):
+    if found == kind or (kind, found) == ("model", "adapter") or (kind == "run" and (Path(folder) / "_cong").is_dir()):
         return
     if found is None:
         raise ValueError(
@@ -98,6 +98,8 @@ def model_publication(
     system: str | None = None,
     license: str | None = None,
     language: Sequence[str] = (),
+    run: tuple[dict[str, Any], str] | None = None,
+    repositories: Mapping[str, str] | None = None,
 ) -> Publication:
     """
     A model or a LoRA adapter that was saved to a folder.
@@ -122,6 +124,10 @@ def model_publication(
             Its licence, instead of what follows from its sources.
         language (`Sequence[str]`, *optional*):
             Its languages, instead of those of its prompts.
+        run (`tuple[dict, str]`, *optional*):
+            The manifest of the run that wrote it, and after which stage; by default what lies beside it.
+        repositories (`Mapping[str, str]`, *optional*):
+            Repositories of the same run that the card points to: see [`model_card`].
 
     Returns:
         [`Publication`]: the files, and the card.
@@ -132,10 +138,11 @@ def model_publication(
     """
     folder = Path(folder)
     check_folder(folder, "model")
-    kind = folder_kind(folder)
-    manifest, stage = _run_manifest(folder)
+    manifest, stage = run or _run_manifest(folder)
+    # A run's folder may still hold what another run saved to it.
+    kind = folder_kind(folder) if run is None else ("adapter" if manifest["adapter"] else "model")
     selected = select_files(folder, kind, **({"base_model": base_model} if kind == "adapter" else {}))
-    if kind == "adapter" and manifest.get("sources", {}).get("model") is None:
+    if kind == "adapter" and (base_model is not None or manifest.get("sources", {}).get("model") is None):
         config = _parse(selected.files["adapter_config.json"])
         base = config["base_model_name_or_path"]
         adapter = {name: config.get(name) for name in ("r", "lora_alpha", "target_modules")}
@@ -149,6 +156,7 @@ def model_publication(
         conversational=_is_conversational(selected.files),
         results=results,
         system=system,
+        repositories=repositories,
         license=license,
         language=language,
     )

@@ -64,12 +64,13 @@ class Publication:
 
 
 class Published(NamedTuple):
-    """Where a publication is: its page, its commit, whether that is a new one, and the sha256 of every file."""
+    """Where a publication is: its page, its commit, whether that is new, the sha256 of every file, and who sees it."""
 
     url: str
     commit: str
     changed: bool
     files: dict[str, str]
+    private: bool
 
 
 def preflight(repo_id: str, *, repo_type: str, run: str | None, replace: bool = False) -> None:
@@ -135,7 +136,7 @@ def publish(publication: Publication, *, replace: bool = False, message: str | N
             logger.warning("%s is %s and stays so.", repo_id, "private" if state.private else "public")
         commit = _commit(publication, additions, hashes, state, replace, message)
         _verify(state, commit, hashes)
-    return Published(state.url, commit, commit != state.commit, hashes)
+    return Published(state.url, commit, commit != state.commit, hashes, state.private)
 
 
 def describe(publication: Publication) -> str:
@@ -194,10 +195,10 @@ class _State(NamedTuple):
 
 def _additions(publication: Publication) -> dict[str, CommitOperationAdd]:
     """Every file to be, once all are found fit to leave this machine."""
-    files = {**publication.files, CARD: publication.card.encode()}
-    check_secrets({publication.repo_id: b"", **files})
     for path in publication.files:
         check_path(path, publication.kind)
+    files = {**publication.files, CARD: publication.card.encode()}
+    check_secrets({publication.repo_id: b"", **files})
     return {
         path: CommitOperationAdd(path, content if isinstance(content, bytes) else content.resolve(strict=True))
         for path, content in files.items()

@@ -1,0 +1,440 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""`hf-cong publish`: what commands of hf_cong left in folders, on the Hub and back."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import load_dataset
+from huggingface_hub import HfApi, hf_hub_download
+from peft import AutoPeftModelForCausalLM
+from transformers import AutoModelForCausalLM
+
+from hf_cong import (
+    ConGConfig,
+    ConGTrainer,
+    ContrastivePairForCausalLM,
+    build_preference_dataset,
+    build_sft_dataset,
+    generate_completions,
+)
+from hf_cong.cli import main
+from tests.hub.fresh_process import run_fresh
+from tests.oracle import oracle_greedy
+from tests.tiny import tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
+
+SHAPE = {"vocab_size": 320}
+TEXT = "tell me about a kind cat"
+CHATS = [[{"role": "user", "content": f"tell me about a {animal}"}] for animal in ("cat", "dog", "fox", "owl")]
+COMMAND = [sys.executable, "-m", "hf_cong.cli", "publish"]
+SECRET = "hf_" + "a1B2" * 8
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory) -> Path:
+    """What the commands leave, in a folder whose name has spaces and is not ASCII."""
+    root = tmp_path_factory.mktemp("made") / "größe und 模型"
+    policy, reference = tiny_pair("llama", **SHAPE)
+    adapted, _, base = tiny_lora("qwen2", **SHAPE)
+    adapted.peft_config["default"].base_model_name_or_path = "alice/publish-base"
+    strong = tiny_model("qwen2", 5, **SHAPE)
+    models = {"policy": policy, "reference": reference, "model": strong, "adapter": adapted, "base": base}
+    for name, model in models.items():
+        model.save_pretrained(root / name)
+        tiny_tokenizer().save_pretrained(root / name)
+    pair = ContrastivePairForCausalLM.from_pair(str(root / "policy"), str(root / "reference"), alpha=0.3)
+    pair.save_pretrained(root / "pair")
+    options = {"tokenizer": tiny_tokenizer(), "max_new_tokens": 6}
+    generate_completions(CHATS, pair, output_dir=root / "completions", **options)
+    loaded = AutoModelForCausalLM.from_pretrained(root / "model")
+    generate_completions(CHATS, loaded, output_dir=root / "samples", seed=1, **options)
+    build_sft_dataset(root / "completions", output_dir=root / "sft", drop_truncated=False)
+    build_preference_dataset(
+        root / "completions", root / "samples", output_dir=root / "preferences", drop_truncated=False
+    )
+    return root
+
+
+@pytest.fixture
+def publish(capsys):
+    """Runs the command; gives its exit status and what it wrote to stdout and stderr."""
+
+    def run(*argv) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main(["publish", *map(str, argv)])
+        return status, *capsys.readouterr()
+
+    return run
+
+
+def head(hub, repo_id: str, kind: str = "models"):
+    """The latest commit of a repository, and how many there are."""
+    commit = hub.repositories[kind, repo_id].branches["main"]
+    return commit, len(list(commit.history()))
+
+
+def greedy(model, prompt: list[int]) -> list[int]:
+    output = model.generate(torch.tensor([prompt]), max_new_tokens=8, do_sample=False, eos_token_id=[], pad_token_id=0)
+    return output[0, len(prompt) :].tolist()
+
+
+def writes(hub, since: int) -> list[tuple[str, str, int]]:
+    return [request for request in hub.requests[since:] if request[0] not in ("GET", "HEAD")]
+
+
+# There and back
+
+
+def test_a_pair_is_published_and_loaded_without_hf_cong(hub, folders, tmp_path):
+    source = ["--source", str(folders / "pair")]
+    run = subprocess.run(
+        [*COMMAND, "pair", *source, "--repo_id", "org/command-pair", "--license", "mit"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**hub.env, "HF_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    commit = HfApi().model_info("org/command-pair").sha
+    assert commit in run.stdout and f"{hub.url}/org/command-pair" in run.stdout and "private" in run.stdout
+    assert HfApi().model_info("org/command-pair").private
+    card = hf_hub_download("org/command-pair", "README.md")
+    assert "license: mit" in Path(card).read_text() and "`policy`" in Path(card).read_text()
+    found = run_fresh(
+        hub,
+        tmp_path,
+        f"""
+from transformers import AutoModelForCausalLM, AutoTokenizer
+where = {{"revision": {commit!r}}}
+ids = AutoTokenizer.from_pretrained("org/command-pair", **where)({TEXT!r}, return_tensors="pt")["input_ids"]
+model = AutoModelForCausalLM.from_pretrained("org/command-pair", trust_remote_code=True, **where)
+output = model.generate(ids, max_new_tokens=8, do_sample=False, eos_token_id=[], pad_token_id=0)
+result["tokens"] = output[0, ids.shape[1]:].tolist()
+""",
+    )
+    prompt = tiny_tokenizer()(TEXT)["input_ids"]
+    members = tiny_pair("llama", **SHAPE)
+    assert found["tokens"] == oracle_greedy(*members, prompt, alpha=0.3, max_new_tokens=8)
+    assert found["tokens"] != oracle_greedy(*members, prompt, alpha=1.0, max_new_tokens=8)
+
+
+def test_a_model_and_an_adapter_on_it(hub, folders, publish):
+    prompt = tiny_tokenizer()(TEXT)["input_ids"]
+    assert publish("model", "--source", folders / "base", "--repo_id", "alice/publish-base")[0] == 0
+    status, out, err = publish("model", "--source", folders / "adapter", "--repo_id", "org/publish-adapter")
+    assert status == 0, err
+    files = head(hub, "org/publish-adapter")[0].files
+    assert "adapter_model.safetensors" in files and "model.safetensors" not in files
+    card = files["README.md"].content.decode()
+    base = HfApi().model_info("alice/publish-base").sha
+    assert "base_model: alice/publish-base" in card and "base_model_relation: adapter" in card and base in card
+    _, merged, alone = tiny_lora("qwen2", **SHAPE)
+    loaded = AutoPeftModelForCausalLM.from_pretrained("org/publish-adapter")
+    assert greedy(loaded, prompt) == greedy(merged, prompt) != greedy(alone, prompt)
+    assert greedy(AutoModelForCausalLM.from_pretrained("alice/publish-base"), prompt) == greedy(alone, prompt)
+
+
+def test_an_adapter_on_a_local_base_needs_its_id(hub, folders, publish, tmp_path):
+    shutil.copytree(folders / "adapter", tmp_path / "adapter")
+    config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = str(folders / "base")
+    (tmp_path / "adapter" / "adapter_config.json").write_text(json.dumps(config))
+    command = ("model", "--source", tmp_path / "adapter", "--repo_id", "org/publish-local-base")
+    status, _, err = publish(*command)
+    assert status == 2 and "`base_model`" in err
+    assert publish(*command, "--base_model", "alice/publish-base")[0] == 0
+    sent = head(hub, "org/publish-local-base")[0].files["adapter_config.json"].content
+    assert json.loads(sent)["base_model_name_or_path"] == "alice/publish-base"
+
+
+def test_data_goes_into_training(hub, folders, publish, tmp_path):
+    sources = ("--source", folders / "sft", folders / "preferences")
+    status, out, err = publish("dataset", *sources, "--repo_id", "org/publish-data", "--language", "en")
+    assert status == 0, err
+    assert f"{hub.url}/datasets/org/publish-data" in out
+    sft = load_dataset("org/publish-data", "sft", split="train")
+    assert sft["prompt"] == CHATS and sft[0]["completion"][0]["role"] == "assistant"
+    preferences = load_dataset("org/publish-data", "preferences", split="train")
+    assert preferences["prompt"] == CHATS
+    args = ConGConfig(
+        output_dir=tmp_path,
+        max_steps=1,
+        learning_rate=1e-2,
+        lr_scheduler_type="constant",
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+    )
+    trainer = ConGTrainer(str(folders / "model"), args=args, train_dataset=preferences)
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    trainer.train()
+    assert any(not torch.equal(before[name], value) for name, value in trainer.model.state_dict().items())
+
+
+def test_raw_completions_are_published_as_trl_reads_them(hub, folders, publish):
+    assert publish("dataset", "--source", folders / "completions", "--repo_id", "org/publish-raw")[0] == 0
+    rows = load_dataset("org/publish-raw", "sft", split="train")
+    local = load_dataset("parquet", data_files=str(folders / "completions" / "completions.parquet"), split="train")
+    assert [row["content"] for (row,) in rows["completion"]] == local["completion"]
+    assert rows["completion_ids"] == local["completion_ids"] and set(rows["alpha"]) == {0.3}
+    # Where it was made stays here.
+    assert set(local["model"]) == {f"{folders / 'policy'} vs {folders / 'reference'}"}
+    assert set(rows["model"]) == {"policy vs reference"}
+    sent = b"".join(file.content for file in head(hub, "org/publish-raw", "datasets")[0].files.values())
+    assert str(folders).encode() not in sent and folders.name.encode() not in sent
+
+
+def test_the_decoding(hub, publish):
+    status, out, err = publish("decoding", "--repo_id", "publish-decoding")  # of whoever is logged in
+    assert status == 0, err
+    assert "custom_generate/generate.py" in head(hub, "alice/publish-decoding")[0].files
+
+
+# Once more
+
+
+@pytest.mark.parametrize("kind", ["model", "pair", "dataset", "decoding"])
+def test_the_same_again_makes_no_commit(hub, folders, publish, kind):
+    source = {"model": ["model"], "pair": ["pair"], "dataset": ["completions", "preferences"], "decoding": []}[kind]
+    command = [kind, "--repo_id", f"alice/publish-again-{kind}"]
+    if source:
+        command += ["--source", *(folders / name for name in source)]
+    assert " written" in publish(*command)[1]
+    commits = head(hub, f"alice/publish-again-{kind}", "datasets" if kind == "dataset" else "models")
+    since = len(hub.requests)
+    status, out, _ = publish(*command)
+    assert status == 0 and "unchanged" in out
+    assert head(hub, f"alice/publish-again-{kind}", "datasets" if kind == "dataset" else "models") == commits
+    assert not writes(hub, since)
+
+
+def test_other_weights_are_refused_and_the_same_ones_may_be_described_anew(hub, folders, publish):
+    command = ("--repo_id", "alice/publish-taken", "--source")
+    assert publish("model", *command, folders / "model")[0] == 0
+    _, number = head(hub, "alice/publish-taken")
+    status, _, err = publish("model", *command, folders / "policy")
+    assert status == 2 and "alice/publish-taken" in err and "replace" in err and len(err.splitlines()) == 1
+    assert head(hub, "alice/publish-taken")[1] == number
+    assert publish("model", *command, folders / "model", "--license", "mit")[0] == 0  # the same run
+    assert head(hub, "alice/publish-taken")[1] == number + 1
+    assert publish("model", *command, folders / "policy", "--replace")[0] == 0
+    assert head(hub, "alice/publish-taken")[1] == number + 2
+
+
+def test_what_is_private_stays_private(hub, folders, publish, tmp_path):
+    command = ("model", "--source", folders / "model", "--repo_id", "alice/publish-open")
+    (tmp_path / "publish.yaml").write_text("private: false\n")
+    status, _, err = publish(*command, "--config", tmp_path / "publish.yaml")
+    assert status == 2 and "private" in err and ("models", "alice/publish-open") not in hub.repositories
+    assert publish(*command, "--private", "false")[0] == 0
+    assert not HfApi().model_info("alice/publish-open").private
+    (tmp_path / "publish.yaml").write_text("replace: true\n")
+    status, _, err = publish(*command, "--config", tmp_path / "publish.yaml")
+    assert status == 2 and "`replace`" in err
+
+
+def test_a_recipe(hub, folders, publish, tmp_path):
+    values = {"source": str(folders / "model"), "repo_id": "org/publish-recipe", "language": ["en"], "private": True}
+    (tmp_path / "publish.yaml").write_text(json.dumps(values))
+    status, _, err = publish("model", "--config", tmp_path / "publish.yaml", "--license", "apache-2.0")
+    assert status == 0, err
+    card = head(hub, "org/publish-recipe")[0].files["README.md"].content.decode()
+    assert "license: apache-2.0" in card and "- en\n" in card
+
+
+# Dry runs
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "inside"),
+    [
+        ("model", ["model"], ["model.safetensors", "config.json", "private"]),
+        ("pair", ["pair"], ["modeling_contrastive_pair.py"]),
+        (
+            "dataset",
+            ["completions", "preferences"],
+            ["sft/train.parquet", "preferences/train.parquet", "journal-00000"],
+        ),
+        ("decoding", [], ["custom_generate/generate.py"]),
+    ],
+)
+def test_a_dry_run_asks_nobody_and_writes_nothing(hub, folders, publish, monkeypatch, kind, source, inside):
+    monkeypatch.delenv("HF_TOKEN")
+    since = len(hub.requests)
+    command = [kind, "--repo_id", "org/publish-dry", "--dry-run"]
+    if source:
+        command += ["--source", *(folders / name for name in source)]
+    status, out, err = publish(*command)
+    assert status == 0, err
+    assert all(text in out for text in inside) and "license:" in out and "org/publish-dry" in out
+    assert not hub.requests[since:]
+    if kind == "model":
+        assert f"{(folders / 'model' / 'model.safetensors').stat().st_size:,}" in out
+
+
+def test_a_dry_run_of_an_adapter_works_offline(hub, folders, tmp_path):
+    run = subprocess.run(
+        [*COMMAND, "model", "--source", str(folders / "adapter"), "--repo_id", "some-adapter", "--dry-run"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path), "PATH": "", "OMP_NUM_THREADS": "1"},
+    )
+    assert run.returncode == 0, run.stderr
+    assert "adapter_model.safetensors" in run.stdout and "alice/publish-base" in run.stdout
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("kind", "source", "match"),
+    [
+        ("model", "pair", "holds a saved pair. Publish it with `hf-cong publish pair`"),
+        ("pair", "model", "holds a model. Publish it with `hf-cong publish model`"),
+        ("pair", "adapter", "holds an adapter. Publish it with `hf-cong publish model`"),
+        ("dataset", "model", "hf-cong publish model"),
+        ("model", "sft", "hf-cong publish dataset"),
+        ("model", "nowhere", "there is none at"),
+        ("model", ".", "holds nothing that `hf-cong publish model` knows"),
+        ("models", "model", "there is no kind 'models'"),
+        ("run", "completions", "hf-cong publish dataset"),
+    ],
+)
+def test_the_wrong_kind_is_told_the_right_one(folders, publish, kind, source, match):
+    status, out, err = publish(kind, "--source", folders / source, "--repo_id", "org/publish-wrong")
+    assert status == 2 and match in err and len(err.splitlines()) == 1 and out == ""
+
+
+@pytest.mark.parametrize(
+    ("argv", "match"),
+    [
+        (["model"], "`repo_id`|repo_id"),
+        (["model", "--repo_id", "org/x"], "`source` is required"),
+        (["model", "--repo_id", "org/x", "--source", "a", "b"], "2 folders"),
+        (["decoding", "--repo_id", "org/x", "--source", "a"], "`source` is not for"),
+        (["pair", "--repo_id", "org/x", "--source", "a", "--base_model", "b/c"], "`base_model` is not for"),
+        (["dataset", "--repo_id", "org/x", "--source", "a", "--system", "b"], "`system` is not for"),
+        (["model", "--repo_id", "a/b/c", "--source", "model"], "a/b/c"),
+        (["model", "--repo_id", "../up", "--source", "model"], "up"),
+        (["model", "--repo_id", "org/x", "--source", "model", "--token", "hf_x"], "token"),
+        (["model", "--repo_id", "org/x", "--source", SECRET], "Hugging Face token"),
+    ],
+)
+def test_what_is_missing_or_too_much(hub, folders, publish, monkeypatch, argv, match):
+    monkeypatch.chdir(folders)
+    since = len(hub.requests)
+    status, out, err = publish(*argv)
+    assert status == 2 and match.split("|")[-1] in err and len(err.splitlines()) == 1
+    assert SECRET not in err and "hf_x" not in err
+    assert not writes(hub, since)
+
+
+@pytest.mark.parametrize(
+    ("token", "repo_id", "match"),
+    [
+        (None, "org/publish-refused", "hf auth login"),
+        (None, "publish-refused", "hf auth login"),
+        ("read_token", "org/publish-refused", "may not write"),
+        ("other_token", "org/publish-refused", "bob may not make org/publish-refused"),
+        ("", "org/publish-refused", "does not know the token"),
+    ],
+)
+def test_who_may_not_write_is_told_so(hub, folders, publish, monkeypatch, token, repo_id, match):
+    if token is None:
+        monkeypatch.delenv("HF_TOKEN")
+    else:
+        monkeypatch.setenv("HF_TOKEN", vars(type(hub)).get(token, "not-a-token"))
+    since = len(hub.requests)
+    status, _, err = publish("model", "--source", folders / "model", "--repo_id", repo_id)
+    assert status == 2 and match in err and len(err.splitlines()) == 1
+    assert not writes(hub, since) and "writes" not in err.replace("may not write", "")
+
+
+@pytest.mark.parametrize(("status", "match"), [(412, "changed by somebody else"), (500, "status 500")])
+def test_after_a_failure_the_same_command_finishes(hub, folders, publish, monkeypatch, status, match):
+    name = f"alice/publish-spoilt-{status}"
+    spoilt = lambda method, address: status if "/commit/" in address and name in address else None  # noqa: E731
+    monkeypatch.setattr(hub, "misbehave", spoilt)
+    command = ("model", "--source", folders / "model", "--repo_id", name)
+    code, out, err = publish(*command)
+    assert code == 2 and match in err and err.count(name) == 1 and "Traceback" not in err and out == ""
+    assert head(hub, name)[1] == 1 and "model.safetensors" not in head(hub, name)[0].files
+    monkeypatch.setattr(hub, "misbehave", lambda method, address: None)
+    assert publish(*command)[0] == 0
+    assert "model.safetensors" in head(hub, name)[0].files
+
+
+# Folders that somebody else filled
+
+
+def test_what_stays_here(hub, folders, publish, tmp_path):
+    shutil.copytree(folders / "model", tmp_path / "model")
+    planted = ["training_args.bin", "optimizer.pt", "pytorch_model.bin", "x.pkl", ".env", "journal-00000.jsonl"]
+    planted += ["checkpoint-5/model.safetensors", "_cong/run.json", "modeling_evil.py", "README.md", "id_rsa"]
+    for name in planted:
+        (tmp_path / "model" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "model" / name).write_text(f"token: {SECRET}")
+    command = ("model", "--source", tmp_path / "model", "--repo_id", "org/publish-planted")
+    dry = publish(*command, "--dry_run")[1]
+    assert all(name.split("/")[0] in dry for name in planted)
+    status, _, err = publish(*command)
+    assert status == 0, err
+    files = head(hub, "org/publish-planted")[0].files
+    assert not {*planted} - {"README.md"} & set(files)
+    assert not any(SECRET.encode() in file.content for file in files.values())
+
+
+def test_a_token_in_a_file_is_named_and_not_shown(hub, folders, publish, tmp_path):
+    shutil.copytree(folders / "model", tmp_path / "model")
+    with open(tmp_path / "model" / "chat_template.jinja", "a") as file:
+        file.write(f"\n{{# {SECRET} #}}")
+    for more in (["--dry_run"], []):
+        status, out, err = publish("model", "--source", tmp_path / "model", "--repo_id", "org/publish-leak", *more)
+        assert status == 2 and "chat_template.jinja" in err and "Hugging Face token" in err
+        assert SECRET not in out + err
+    assert ("models", "org/publish-leak") not in hub.repositories
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "model.safetensors"])
+def test_a_link_out_of_the_folder_is_refused(hub, folders, publish, tmp_path, name):
+    shutil.copytree(folders / "model", tmp_path / "model")
+    (tmp_path / "secret").write_text("mine")
+    (tmp_path / "model" / name).unlink()
+    (tmp_path / "model" / name).symlink_to(tmp_path / "secret")
+    status, _, err = publish("model", "--source", tmp_path / "model", "--repo_id", "org/publish-link")
+    assert status == 2 and "link out of its folder" in err
+
+
+def test_data_without_its_manifest_or_not_as_it_says(folders, publish, tmp_path):
+    shutil.copytree(folders / "sft", tmp_path / "sft")
+    command = ("dataset", "--source", tmp_path / "sft", "--repo_id", "org/publish-broken", "--dry_run")
+    manifest = tmp_path / "sft" / "manifest.json"
+    text = manifest.read_text()
+    manifest.unlink()
+    status, _, err = publish(*command)
+    assert status == 2 and "There is no" in err and "manifest.json" in err
+    manifest.write_text(text.replace('"sft.parquet"', '"../../../etc/passwd"'))
+    assert publish(*command)[0] == 2
+    manifest.write_text(text)
+    with open(tmp_path / "sft" / "sft.parquet", "ab") as file:
+        file.write(b"more")
+    status, _, err = publish(*command)
+    assert status == 2 and "is not the file that its manifest describes" in err
+    status, _, err = publish("dataset", "--source", folders / "sft", folders / "completions", "--repo_id", "org/twice")
+    assert status == 2 and "second of the configuration `sft`" in err
+
+
+def test_a_folder_that_cannot_be_written(hub, folders, publish, tmp_path):
+    shutil.copytree(folders / "completions", tmp_path / "data")
+    for path in (*(tmp_path / "data").iterdir(), tmp_path / "data"):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()}
+    assert publish("dataset", "--source", tmp_path / "data", "--repo_id", "org/publish-read-only")[0] == 0
+    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "data").iterdir()} == before
+    (tmp_path / "data").chmod(0o755)
