@@ -10,6 +10,7 @@ from ..logits_process import ContrastiveLogitsProcessor
 
 # By these, transformers finds this code; it hands them on with everything else.
 _LOADING = {"revision", "token", "cache_dir", "force_download", "local_files_only"}
+_OTHER_INPUTS = {"inputs_embeds", "pixel_values", "input_features"}
 
 
 def generate(
@@ -55,9 +56,8 @@ def generate(
 
     Raises:
         TypeError: if `reference_model` is missing or not a loaded model.
-        ValueError: if α or τ is out of range; if the two models cannot be contrasted token by token; if there are no
-            token ids to follow, as with `inputs_embeds` or continuous batching; or if a batch may be padded and has no
-            mask.
+        ValueError: if α or τ is out of range; if the two models cannot be contrasted token by token; if there is more
+            to the prompts than token ids; for continuous batching; or if a batch may be padded and has no mask.
 
     Source: [ConG](https://huggingface.co/papers/2510.07884).
     """
@@ -66,10 +66,17 @@ def generate(
             "`reference_model` is missing: the model before alignment, loaded. Pass it to `generate`, as in "
             "`reference_model=AutoModelForCausalLM.from_pretrained(...)`."
         )
-    if kwargs.get("inputs_embeds") is not None:
+    if isinstance(kwargs.get("custom_generate"), str):
         raise ValueError(
-            "`inputs_embeds` cannot serve two models, which embed tokens differently. Pass the tokens, as `input_ids`."
+            "`custom_generate` is another way to decode, and this model was loaded with this one in the place of its "
+            "`generate`. Leave one out: the argument, or `trust_remote_code` when the model is loaded."
         )
+    for name in _OTHER_INPUTS & kwargs.keys():
+        if kwargs[name] is not None:
+            raise ValueError(
+                f"`{name}` would reach the policy alone, since its reference is shown token ids. Pass text only, as "
+                "`input_ids`."
+            )
     if kwargs.get("cache_implementation") == "paged":
         raise ValueError(
             "`cache_implementation='paged'` is continuous batching, which ignores logits processors and so would "

@@ -20,6 +20,7 @@ from transformers.generation.streamers import BaseStreamer
 
 import hf_cong
 from hf_cong import ContrastiveLogitsProcessor
+from hf_cong.cli import main
 from hf_cong.hub.decoding import decoding_files, decoding_publication
 from hf_cong.hub.publication import publish
 from tests.equivalence.test_pair_generate import PROMPTS, left_pad
@@ -37,9 +38,9 @@ SAMPLED = {**BASIC, "do_sample": True, "temperature": 0.8, "top_p": 0.95}
 SETTINGS = ("alpha", "plausibility_threshold")
 # What is told to `generate` and to the contrast; `penalty` adds a logits processor of the caller's own.
 MODES = {
-    "greedy": {**GREEDY},
+    "greedy": GREEDY,
     "settings": {**GREEDY, "alpha": 0.7, "plausibility_threshold": 0.02},
-    "sampling": {**SAMPLED},
+    "sampling": SAMPLED,
     "several": {**SAMPLED, "num_return_sequences": 3},
     "beams": {**GREEDY, "num_beams": 3},
     "several beams": {**GREEDY, "num_beams": 3, "num_return_sequences": 2},
@@ -77,7 +78,7 @@ def plain(mode: dict) -> dict:
 
 @pytest.fixture(scope="module", autouse=True)
 def published(hub):
-    return publish(decoding_publication(NAME))
+    main(["publish", "decoding", "--repo_id", NAME])
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +90,9 @@ def pairs():
 # In a process without hf_cong
 
 _ELSEWHERE = """
+import contextlib, io
 from transformers import AutoModelForCausalLM, RepetitionPenaltyLogitsProcessor
+said = io.StringIO()
 try:
     import hf_cong
 except ImportError:
@@ -103,15 +106,16 @@ for family in {families}:
         options = dict(options)
         penalty = options.pop("penalty", None)
         torch.manual_seed(0)
-        output = policy.generate(
-            ids,
-            attention_mask=mask,
-            custom_generate={repo!r},
-            trust_remote_code=True,
-            reference_model=reference,
-            logits_processor=[RepetitionPenaltyLogitsProcessor(penalty)] if penalty else None,
-            **options,
-        )
+        with contextlib.redirect_stdout(said):
+            output = policy.generate(
+                ids,
+                attention_mask=mask,
+                custom_generate={repo!r},
+                trust_remote_code=True,
+                reference_model=reference,
+                logits_processor=[RepetitionPenaltyLogitsProcessor(penalty)] if penalty else None,
+                **options,
+            )
         result[f"{{family}} {{name}}"] = output.tolist()
 whole = AutoModelForCausalLM.from_pretrained("alice/policy-that-contrasts", trust_remote_code=True)
 reference = AutoModelForCausalLM.from_pretrained(f"{folder}/llama-reference")
@@ -119,6 +123,7 @@ result["class"] = type(whole.generate).__name__
 for call in ("first", "second"):
     output = whole.generate(ids, attention_mask=mask, reference_model=reference, **{greedy})
     result[f"whole {{call}}"] = output.tolist()
+result["said"] = said.getvalue()
 result["code"] = sorted(
     f"{{name.split('.')[0]}} {{name.split('.')[-1]}}" for name, module in sys.modules.items()
     if "custom_generate." in name
@@ -159,6 +164,7 @@ def test_and_those_of_the_oracle(elsewhere, pairs):
 
 def test_there_was_no_hf_cong(elsewhere):
     assert elsewhere["hf_cong"] == "cannot be imported"
+    assert elsewhere["said"] == ""  # and nobody was asked for trust
     assert elsewhere["code"] == sorted(
         2 * [f"transformers_modules {name}" for name in ("compatibility", "functional", "generate", "logits_process")]
     )
@@ -173,7 +179,7 @@ def test_beside_the_weights_of_a_policy(elsewhere, pairs):
 # What is in the repository
 
 
-def test_the_repository(hub, published):
+def test_the_repository(hub):
     info = HfApi().model_info(NAME)
     assert info.private and "custom_generate" in info.tags
     files = {file for file in HfApi().list_repo_files(NAME) if file.startswith("custom_generate/")}
@@ -313,6 +319,8 @@ def test_a_model_that_was_loaded_with_its_decoding(hub, pairs, tmp_path):
     assert write(model, GREEDY, reference_model=reference) == expected
     with pytest.raises(TypeError, match="`reference_model` is missing"):
         write(model, GREEDY)
+    with pytest.raises(ValueError, match="`custom_generate` is another way to decode"):
+        by_hub(model, reference)
     untrusted = AutoModelForCausalLM.from_pretrained("alice/rebound")  # a model like any other
     assert write(untrusted, GREEDY) == write(policy, GREEDY) != expected
 
@@ -329,7 +337,8 @@ def test_a_model_that_was_loaded_with_its_decoding(hub, pairs, tmp_path):
         ({"plausibility_threshold": 1}, ValueError, "`plausibility_threshold` must lie in"),
         ({"attention_mask": None}, ValueError, "may be left-padded"),
         ({"cache_implementation": "paged"}, ValueError, "ignores logits processors"),
-        ({"inputs_embeds": torch.zeros(3, 4, 32)}, ValueError, "`inputs_embeds` cannot serve two models"),
+        ({"inputs_embeds": torch.zeros(3, 4, 32)}, ValueError, "`inputs_embeds` would reach the policy alone"),
+        ({"pixel_values": torch.zeros(3, 3, 8, 8)}, ValueError, "`pixel_values` would reach the policy alone"),
         ({"beta": 0.5}, ValueError, "model_kwargs.*beta"),
         ({"trust_remote_code": False}, ValueError, "trust_remote_code=True"),
         ({"revision": "v9"}, OSError, "v9 is not a valid git identifier"),

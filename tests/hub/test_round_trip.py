@@ -7,8 +7,7 @@ import pytest
 from huggingface_hub import HfApi
 
 from hf_cong import ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM
-from hf_cong.hub.files import select_files
-from hf_cong.hub.publication import Publication, publish
+from hf_cong.cli import main
 from tests.hub.fresh_process import run_fresh
 from tests.oracle import eft_greedy, oracle_greedy
 from tests.tiny import tiny_base, tiny_lora, tiny_pair, tiny_tokenizer
@@ -19,7 +18,7 @@ PAIRS = ("pair", "lora", "steered", "steered-by-lora")
 
 
 def subjects(seed: int) -> dict[str, tuple]:
-    """By name: a model, the kind of repository that it makes, and what it must write after `TEXT`."""
+    """By name: a model, what `hf-cong publish` calls it, and what it must write after `TEXT`."""
     prompt = tiny_tokenizer()(TEXT)["input_ids"]
     new = {"max_new_tokens": 8}
     policy, reference = tiny_pair("gemma2", seed, **SHAPE)
@@ -36,17 +35,16 @@ def subjects(seed: int) -> dict[str, tuple]:
         "steered": (steered, "pair", eft_greedy(strong, merged, base, prompt, beta=0.7, **new)),
         "steered-by-lora": (by_lora, "pair", eft_greedy(strong, merged, base, prompt, **new)),
         "base": (base, "model", oracle_greedy(base, base, prompt, **alone)),
-        "adapter": (adapted, "adapter", oracle_greedy(merged, merged, prompt, **alone)),
+        "adapter": (adapted, "model", oracle_greedy(merged, merged, prompt, **alone)),
     }
 
 
-def publish_saved(name: str, model, kind: str, folder: Path, **options) -> str:
-    """Publishes what `save_pretrained` writes as `org/<name>`, and returns the commit."""
+def publish_saved(name: str, model, kind: str, folder: Path, *options: str) -> str:
+    """Saves a model with its tokenizer, publishes the folder as `org/<name>`, and returns the commit."""
     model.save_pretrained(folder / name)
     tiny_tokenizer().save_pretrained(folder / name)
-    files = select_files(folder / name, kind).files
-    card = "---\nlicense: apache-2.0\nlibrary_name: transformers\n---\nFor a test.\n"
-    return publish(Publication(f"org/{name}", "model", kind, "0" * 16, files, card, **options)).commit
+    main(["publish", kind, "--source", str(folder / name), "--repo_id", f"org/{name}", *options])
+    return HfApi().model_info(f"org/{name}").sha
 
 
 @pytest.fixture(scope="module")
@@ -63,17 +61,16 @@ def made(hub, tmp_path_factory):
         expected.append({name: tokens for name, (_, _, tokens) in models.items()})
         adapted = models["adapter"][0]
         for name, (model, kind, _) in models.items():
-            if kind == "adapter":
+            if name == "adapter":
                 adapted.peft_config["default"].base_model_name_or_path = "org/base"
                 adapted.peft_config["default"].revision = commits["base"]
-            commits.setdefault(name, publish_saved(name, model, kind, folder))
+            commits.setdefault(name, publish_saved(name, model, kind, folder, *(["--replace"] if seed else [])))
         if seed == 0:
             HfApi().create_tag("org/base", tag="v1.0", revision=commits["base"])
-            still = models["base"][0]
-            publish_saved("public", still, "model", folder, private=False)
+            publish_saved("public", models["base"][0], "model", folder, "--private", "false")
             adapted.peft_config["default"].base_model_name_or_path = "org/public"
             adapted.peft_config["default"].revision = None
-            commits["adapter-of-public"] = publish_saved("adapter-of-public", adapted, "adapter", folder)
+            commits["adapter-of-public"] = publish_saved("adapter-of-public", adapted, "model", folder)
     return commits, *expected
 
 
