@@ -31,7 +31,6 @@ _BY_HAND_ONLY = {
     **dict.fromkeys(("allow_all_kernels", "kernel_config", "use_kernels"), _KERNELS),
     "use_safetensors": "weights are read from safetensors only, because others can hold code",
     **dict.fromkeys(_TOKENS, _TOKEN),
-    "engine": f"{_SERVER}: pass `--engine URL` yourself",
     "include_path": "task files can run code on your machine: pass `--include_path DIR` yourself",
     "env": "a recipe sets no environment variables: export them in your shell",
     "replace": "it overwrites what others pushed: pass `--replace true` yourself",
@@ -220,7 +219,9 @@ def _refuse_by_hand_only(value: object, path: Path):
                 )
             if name.endswith("attn_implementation") and "/" in str(inner):
                 raise ValueError(f"{path} sets `{_shown(key)}` to {repr(inner)[:80]}: {_KERNELS}.")
-            if key in ("model", "judge") and isinstance(inner, str) and "://" in inner:
+            if name == "engine" and inner not in ("transformers", "vllm"):  # the URL of a server
+                raise ValueError(f"{path} sets `{key}`: {_SERVER}: pass `--engine URL` yourself.")
+            if name in ("model", "judge") and isinstance(inner, str) and "://" in inner:
                 raise ValueError(f"{path} sets `{key}` to a URL: {_SERVER}: pass `--{key} URL` yourself.")
             _refuse_by_hand_only(inner, path)
     elif isinstance(value, list):

@@ -1,45 +1,87 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Every recipe of the repository parses; hostile and misspelt ones are refused."""
 
+import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
-from trl import ModelConfig, ScriptArguments
+import yaml
+from accelerate.commands.config.config_args import load_config_from_file
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, TrlParser
 
 from hf_cong import ConGConfig
-from hf_cong.arguments import BuildArguments, GenerateArguments, SearchArguments
-from hf_cong.arguments.publishing import PublishArguments
+from hf_cong.arguments import (
+    BuildArguments,
+    CheckPairArguments,
+    EvaluateArguments,
+    GenerateArguments,
+    JudgeArguments,
+    PublishArguments,
+    SearchArguments,
+    SweepArguments,
+)
 from hf_cong.cli import main
 from hf_cong.recipes import check_command_line, parse
 from hf_cong.search.run import METHODS
 
 ALL = Path(__file__).parents[1] / "recipes"
-RECIPES, SEARCH_RECIPES = sorted(ALL.glob("*/cong.yaml")), sorted(ALL.glob("*/search.yaml"))
 TRAIN = (ScriptArguments, ConGConfig, ModelConfig)
+# Every recipe is named after what it is for.
+ARGUMENTS = {
+    "weak_dpo": TRAIN,
+    "check_pair": (CheckPairArguments,),
+    "sweep": (SweepArguments,),
+    "generate": (GenerateArguments,),
+    "sft_data": (BuildArguments,),
+    "sft": TRAIN,
+    "sample": (GenerateArguments,),
+    "preferences": (BuildArguments,),
+    "dpo": TRAIN,
+    "cong": TRAIN,
+    "search": (SearchArguments,),
+    "evaluate": (EvaluateArguments,),
+    "judge": (JudgeArguments,),
+    "publish": (PublishArguments,),
+}
+LAUNCHES = sorted((ALL / "accelerate").glob("*.yaml"))
+RECIPES = sorted(path for path in ALL.glob("*/*.yaml") if path not in LAUNCHES)
+# The paper's settings, a small one, and the sandbox. Self-alignment takes the data of the family beside it.
+FAMILIES = ("qwen2.5", "llama3", "qwen2.5-self", "llama3.2-self", "qwen2.5-small", "sandbox")
+DATA = {"qwen2.5-self": "qwen2.5", "llama3.2-self": "llama3"}
 ON_CPU = ["--use_cpu", "true", "--bf16", "false"]
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.parent.name)
-def test_every_training_recipe_parses(path):
-    assert {"qwen2.5", "sandbox", "stories"} <= {recipe.parent.name for recipe in RECIPES}
-    script, config, model = parse(TRAIN, ["--config", str(path), *ON_CPU], prog="hf-cong train")
-    assert model.model_name_or_path and script.dataset_name
-    assert config.weak_model_name_or_path and config.weak_reference_model_name_or_path
+def named(path):
+    return f"{path.parent.name}/{path.name}"
 
 
-@pytest.mark.parametrize("path", SEARCH_RECIPES, ids=lambda path: path.parent.name)
-def test_every_search_recipe_parses(path):
-    assert "qwen2.5" in {recipe.parent.name for recipe in SEARCH_RECIPES}
-    (args,) = parse((SearchArguments,), ["--config", str(path)], prog="hf-cong search")
-    assert args.model and args.policy and args.prompts and args.output_dir
-    assert set(args.methods) <= set(METHODS)
+def values(family, name):
+    """What a recipe says; of self-alignment, the one of the family that wrote its data, where it has none itself."""
+    own, other = ALL / family / f"{name}.yaml", ALL / DATA.get(family, family) / f"{name}.yaml"
+    return yaml.safe_load((own if own.exists() else other).read_text())
 
 
-@pytest.mark.parametrize(
-    "path",
-    [*RECIPES, *SEARCH_RECIPES, *ALL.glob("*/evaluate.yaml")],
-    ids=lambda path: f"{path.parent.name}/{path.name}",
-)
+@pytest.mark.parametrize("path", RECIPES, ids=named)
+def test_every_recipe_parses(path):
+    on_cpu = ON_CPU if ARGUMENTS[path.stem] == TRAIN else []
+    parsed = parse(ARGUMENTS[path.stem], ["--config", str(path), *on_cpu], prog="x")
+    if path.stem == "search":
+        assert set(parsed[0].methods) <= set(METHODS)
+
+
+def test_every_family_has_a_recipe_for_every_stage():
+    for family in FAMILIES:
+        own = {path.stem for path in RECIPES if path.parent.name == family}
+        wanted = {"sft", "sample", "preferences", "dpo", "cong", "evaluate", "publish"}
+        assert own >= wanted | (set() if family in DATA else {"generate", "sft_data"}), family
+        readme = (ALL / family / "README.md").read_text()
+        for name in own:  # with the command that runs it
+            assert re.search(rf"recipes/{re.escape(family)}/{name}\.yaml", readme), f"{family}: {name}"
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *LAUNCHES], ids=named)
 def test_every_key_has_a_comment_above_it_or_above_its_group(path):
     comment = False
     for line in path.read_text().splitlines():
@@ -51,15 +93,119 @@ def test_every_key_has_a_comment_above_it_or_above_its_group(path):
             assert comment or "#" in line, f"{path}: {line}"
 
 
-def test_the_papers_recipe_holds_the_papers_numbers():
-    path = Path(__file__).parents[1] / "recipes" / "qwen2.5" / "cong.yaml"
-    _, config, _ = parse(TRAIN, ["--config", str(path), *ON_CPU], prog="hf-cong train")
-    assert (config.alpha, config.plausibility_threshold, config.temperature, config.top_p) == (0.4, 0.1, 0.8, 0.95)
-    assert (config.sft_learning_rate, config.sft_num_train_epochs) == (1e-5, 2)
-    assert (config.beta, config.learning_rate, config.num_train_epochs) == (0.5, 6e-7, 1)
+@pytest.mark.parametrize("path", [*RECIPES, *LAUNCHES], ids=named)
+def test_every_recipe_named_in_a_comment_exists(path):
+    text = path.read_text()
+    for mentioned in re.findall(r"recipes/[\w./-]+\.(?:yaml|py)", text):
+        assert (ALL.parent / mentioned).exists(), mentioned
+    assert set(re.findall(r"`(\w+)\.yaml`", text)) <= ARGUMENTS.keys()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_one_recipe_leaves_is_what_the_next_takes(family):
+    made = {name: values(family, name)["output_dir"] for name in ("generate", "sft_data", "sft", "sample", "dpo")}
+    weak = values(family, "generate")
+    sft, sample, pairs, dpo = (values(family, name) for name in ("sft", "sample", "preferences", "dpo"))
+    cong, evaluate, publish = (values(family, name) for name in ("cong", "evaluate", "publish"))
+    if family != "sandbox":  # whose pair the demo makes
+        aligned = values(family, "weak_dpo")
+        assert aligned["output_dir"] == weak["policy"]
+        assert weak.get("reference", aligned["model_name_or_path"]) == aligned["model_name_or_path"]
+        assert evaluate["systems"]["CD of the pair, α = 0.4"]["policy"] == weak["policy"]
+        assert [evaluate["systems"]["ConG-S"], evaluate["systems"]["ConG"]] == [
+            {key: value for key, value in sample.items() if key in ("alpha", "plausibility_threshold")}
+            | {"policy" if "alpha" in sample else "model": made[name]}
+            for name in ("sft", "dpo")
+        ]
+        assert publish["evaluation"] == evaluate["output_dir"] and publish["system"] in evaluate["systems"]
+    assert values(family, "sft_data")["chosen"] == made["generate"]
+    assert sft["dataset_name"] == f"{made['sft_data']}/sft.parquet"
+    assert (sample["policy"], sample["prompts"]) == (made["sft"], sft["dataset_name"])
+    assert (pairs["chosen"], pairs["rejected"]) == (made["generate"], made["sample"])
+    assert dpo["dataset_name"] == f"{pairs['output_dir']}/preferences.parquet"
+    assert publish["source"] == cong["output_dir"]
+    # No two recipes write to one place.
+    places = [values(path.parent.name, path.stem).get("output_dir") for path in RECIPES if path.stem != "publish"]
+    assert len(set(places)) == len(places)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_one_go_has_the_settings_of_the_stages(family):
+    cong, weak, sft, sample, dpo = (values(family, name) for name in ("cong", "generate", "sft", "sample", "dpo"))
+    assert cong["dataset_name"] == weak["prompts"] and cong["model_name_or_path"] == sft["model_name_or_path"]
+    assert cong["weak_model_name_or_path"] == weak["policy"]
+    assert cong.get("weak_reference_model_name_or_path") == weak.get("reference")
+    assert (cong["seed"], cong["seed"] + 1) == (weak["seed"], sample["seed"])
+    for name in ("alpha", "plausibility_threshold", "max_new_tokens", "temperature", "top_p", "invalid_prompts"):
+        assert cong.get(name) == weak.get(name), name
+    for name in ("max_new_tokens", "temperature", "top_p", "top_k", "dtype", "batch_size"):
+        assert sample[name] == weak[name], name
+    assert cong["generation_batch_size"] == weak["batch_size"]
+    rows = {"per_device_train_batch_size": cong["per_device_train_batch_size"]} | cong.get("sft_kwargs", {})
+    assert sft["per_device_train_batch_size"] == rows["per_device_train_batch_size"]
+    own = {"model_name_or_path", "dataset_name", "stage", "output_dir", "precompute_ref_log_probs"}
+    for stage in (sft, dpo):
+        for name in stage.keys() - own - {"per_device_train_batch_size"}:
+            assert stage[name] == cong[name], name
+    assert dpo["per_device_train_batch_size"] == cong["per_device_train_batch_size"]
+
+
+# (learning rate, epochs, rows per update) of stage I, (β, learning rate, rows per update) of stage II, on four GPUs.
+PAPER = {
+    "qwen2.5": ((1e-5, 2, 64), (0.5, 6e-7, 64)),
+    "llama3": ((1e-5, 2, 64), (0.5, 6e-7, 64)),
+    "qwen2.5-self": ((1e-5, 2, 128), (0.5, 8e-7, 64)),
+    "llama3.2-self": ((1e-5, 2, 128), (0.5, 6e-7, 64)),
+}
+
+
+@pytest.mark.parametrize("family", PAPER)
+def test_the_papers_recipes_hold_the_papers_numbers(family):
+    def parsed(name):
+        _, config, model = parse(TRAIN, ["--config", str(ALL / family / f"{name}.yaml"), *ON_CPU], prog="x")
+        assert not model.use_peft and model.dtype == "float32"
+        rows = 4 * config.per_device_train_batch_size * config.gradient_accumulation_steps
+        return config, rows
+
+    (cong, rows), (sft, sft_rows), (dpo, dpo_rows) = (parsed(name) for name in ("cong", "sft", "dpo"))
+    assert (cong.alpha, cong.plausibility_threshold, cong.temperature, cong.top_p) == (0.4, 0.1, 0.8, 0.95)
+    for config in (cong, sft):
+        assert PAPER[family][0] == (config.sft_learning_rate, config.sft_num_train_epochs, sft_rows)
+    for config in (cong, dpo):
+        assert PAPER[family][1] == (config.beta, config.learning_rate, dpo_rows) and config.num_train_epochs == 1
+    assert rows == dpo_rows
     defaults = ConGConfig(output_dir="unused", use_cpu=True)  # and the defaults are the same
-    for name in ("alpha", "beta", "learning_rate", "sft_learning_rate", "sft_num_train_epochs", "max_length", "top_p"):
-        assert getattr(defaults, name) == getattr(config, name), name
+    names = ["alpha", "beta", "sft_learning_rate", "sft_num_train_epochs", "max_length", "max_new_tokens", "top_p"]
+    for name in names if family == "qwen2.5-self" else [*names, "learning_rate"]:
+        assert getattr(defaults, name) == getattr(cong, name), name
+
+
+@pytest.mark.parametrize("path", sorted(ALL.glob("*/weak_dpo.yaml")), ids=named)
+def test_trl_reads_the_weak_models_recipe_too(path):
+    parser = TrlParser((ScriptArguments, DPOConfig, ModelConfig, DatasetMixtureConfig))
+    argv = ["--config", str(path), *ON_CPU]
+    script, config, model, _ = parser.parse_args_and_config(argv, fail_with_unknown_args=True)
+    ours = parse(TRAIN, argv, prog="x")
+    assert (script, model) == (ours[0], ours[2])
+    for field in fields(DPOConfig):
+        if field.init and field.name not in ("ddp_timeout", "hub_private_repo"):  # defaults of our own, no part of DPO
+            assert getattr(config, field.name) == getattr(ours[1], field.name), field.name
+
+
+@pytest.mark.parametrize("path", LAUNCHES, ids=named)
+def test_accelerate_knows_every_key_of_a_launch(path):
+    kinds = {"single_gpu": "NO", "ddp": "MULTI_GPU", "fsdp2": "FSDP", "zero3": "DEEPSPEED"}
+    config = load_config_from_file(str(path))  # refuses unknown keys
+    assert config.distributed_type == kinds[path.stem] and config.mixed_precision == "bf16"
+    known = vars(launch_command_parser().parse_args(["script.py"]))
+    for group in (config.fsdp_config, config.deepspeed_config):
+        assert group.keys() <= known.keys()
+    args, _, _ = _validate_launch_command(
+        launch_command_parser().parse_args(["--config_file", str(path), "-m", "hf_cong.cli", "train"])
+    )
+    flags = {"ddp": "multi_gpu", "fsdp2": "use_fsdp", "zero3": "use_deepspeed"}
+    assert [stem for stem, flag in flags.items() if getattr(args, flag)] == [path.stem][: path.stem in flags]
+    assert args.num_processes == (1 if path.stem == "single_gpu" else 4)
 
 
 def write(tmp_path, text):

@@ -2,6 +2,7 @@
 """The commands that make training data and train."""
 
 import argparse
+import shutil
 from pathlib import Path
 
 from .commands import COMMANDS, parse
@@ -51,11 +52,13 @@ def train(argv: list[str]):
     }
     adapt = {"quantization_config": get_quantization_config(model), "peft_config": get_peft_config(model)}
     if config.stage == "all":
-        trainer = ConGTrainer(model.model_name_or_path, args=config, **data, **adapt)
+        trainer = ConGTrainer(_strong_model(model.model_name_or_path, config), args=config, **data, **adapt)
     else:
         run = StagedRun(model.model_name_or_path, config, **data, **adapt)
         if config.stage != "dpo":
             run.launch(config.stage)
+            if config.stage == "sft" and not run.chain.decodes:
+                _deliver(run.sft(), config.output_dir)
             print(f"Stage {config.stage} is in {run.chain.root}.")
             return
         trainer = run.trainer()
@@ -81,6 +84,29 @@ def build(argv: list[str]):
     else:
         _, counts = build_preference_dataset(args.chosen, args.rejected, **options)
     print(f"{_count_line(counts)}. The dataset is in {args.output_dir}.")
+
+
+def _strong_model(name: str, config):
+    """The name of a model, for the trainer to load; of a LoRA adapter, the model that goes on training it."""
+    from peft import AutoPeftModelForCausalLM
+    from transformers.utils import find_adapter_config_file
+
+    revision = config.model_init_kwargs["revision"]
+    if find_adapter_config_file(name, revision=revision) is None:
+        return name
+    init_kwargs = {"trust_remote_code": config.trust_remote_code, **config.model_init_kwargs}
+    config.model_init_kwargs = None  # they are for a model that is given by name
+    return AutoPeftModelForCausalLM.from_pretrained(name, is_trainable=True, use_safetensors=True, **init_kwargs)
+
+
+def _deliver(model: Path, output_dir: str):
+    """Of a launch of stage I alone, on completions that others wrote, the model is the result: puts it in sight."""
+    from accelerate import PartialState
+
+    if PartialState().is_main_process:
+        ignored = shutil.ignore_patterns("training_args.bin", "files.json")
+        shutil.copytree(model, output_dir, ignore=ignored, dirs_exist_ok=True)
+    PartialState().wait_for_everyone()
 
 
 def _load_split(script, split: str):

@@ -1,0 +1,218 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Every recipe runs, on tiny models that bear the real names: one leaves what the next takes, to the same weights."""
+
+import importlib.util
+import io
+import json
+from pathlib import Path
+
+import pyarrow.parquet
+import pytest
+import safetensors.torch
+import torch
+import transformers
+import yaml
+from datasets import Dataset
+
+from hf_cong.cli import main
+from tests.tiny import CHAT_TEMPLATE, tiny_config, tiny_model, tiny_tokenizer
+
+RECIPES = Path(__file__).parents[1] / "recipes"
+SHARED = {"qwen2.5-self": "qwen2.5", "llama3.2-self": "llama3"}  # whose pair wrote the data
+FAMILIES = ("qwen2.5", "llama3", "qwen2.5-self", "llama3.2-self", "qwen2.5-small", "sandbox")
+COMMANDS = {
+    "weak_dpo": "train",
+    "generate": "generate",
+    "sft_data": "build",
+    "sft": "train",
+    "sample": "generate",
+    "preferences": "build",
+    "dpo": "train",
+    "cong": "train",
+    "check_pair": "check-pair",
+    "sweep": "sweep",
+    "search": "search",
+    "judge": "judge",
+    "evaluate": "evaluate",
+    "publish": "publish",
+}
+# Sizes for tiny models, and no bfloat16: all else is the recipe's.
+SHORT = {"max_new_tokens": 6}
+SIZES = {
+    "train": {
+        "use_cpu": True,
+        "bf16": False,
+        "dtype": "float32",
+        "gradient_accumulation_steps": 2,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    },
+    "generate": {**SHORT, "dtype": "float32"},
+    "build": {"drop_truncated": False},  # random models seldom end
+    "check-pair": {**SHORT, "num_prompts": 4, "num_preferences": 4, "dtype": "float32"},
+    "sweep": {**SHORT, "num_prompts": 2, "dtype": "float32"},
+    "search": {**SHORT, "dtype": "float32"},
+    "judge": {"dtype": "float32"},
+    "evaluate": {**SHORT, "tasks": "", "dtype": "float32"},
+    "publish": {"dry_run": True},
+}
+WHOLE = {**SHORT, "drop_truncated": False}  # of `cong.yaml`
+
+ENDS = {"eos_token_id": 2, "pad_token_id": 0, "initializer_range": 0.2}
+STRONGER = {"hidden_size": 48, "num_hidden_layers": 3, "head_dim": 12}
+ANIMALS = ("cat", "dog", "fox", "owl", "old cat", "old dog", "small fox", "rude owl")
+
+
+def run(family, name, **overrides):
+    command = COMMANDS[name]
+    argv = [command, "--config", str(RECIPES / family / f"{name}.yaml")]
+    if (family, command) == ("sandbox", "train"):
+        overrides["per_device_train_batch_size"] = 4  # for more than one step
+    for key, value in {**SIZES[command], **overrides}.items():
+        argv += [f"--{key}", str(value)]
+    assert main(argv) == 0, argv
+
+
+def recipe(family, name):
+    return yaml.safe_load((RECIPES / family / f"{name}.yaml").read_text())
+
+
+def weights(directory):
+    tensors = {}
+    for path in sorted(Path(directory).glob("*.safetensors")):
+        tensors |= safetensors.torch.load_file(path)
+    assert tensors, directory
+    return tensors
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def load_script(name):
+    spec = importlib.util.spec_from_file_location(name, RECIPES / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def parquet(rows):
+    buffer = io.BytesIO()
+    Dataset.from_list(rows).to_parquet(buffer)
+    return buffer.getvalue()
+
+
+def message(role, text):
+    return {"role": role, "content": text}
+
+
+def ultrafeedback(split, number):
+    """Rows as in HuggingFaceH4/ultrafeedback_binarized: the completions begin with the prompt."""
+    rows = []
+    for index in range(number):
+        prompt = f" tell me about a {ANIMALS[index % len(ANIMALS)]} {split} {index}"
+        sides = {"chosen": "a kind fox", "rejected": "rude"}
+        sides = {side: [message("user", prompt), message("assistant", text)] for side, text in sides.items()}
+        rows.append({"prompt": prompt, "prompt_id": str(index), "messages": sides["chosen"], **sides})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def world(hub, tmp_path_factory):
+    """A working directory, and on the Hub tiny models and data under the names that the recipes have."""
+    root = tmp_path_factory.mktemp("recipes")
+    patch = pytest.MonkeyPatch()
+    patch.chdir(root)
+
+    def push(repo_id, model, tokenizer):
+        model.save_pretrained(root / repo_id)
+        tokenizer.save_pretrained(root / repo_id)
+        hub.add(repo_id, root / repo_id)
+
+    tokenizer, llama3 = tiny_tokenizer(), tiny_tokenizer()
+    llama3.chat_template = CHAT_TEMPLATE.replace("\n{{", "\n\n{{")  # the strong Llama's template is another
+    qwen2, llama = tiny_config("qwen2").model_type, tiny_config("llama").model_type
+    push("Qwen/Qwen2.5-0.5B-Instruct", tiny_model(qwen2, 1, vocab_size=320, **ENDS), tokenizer)
+    push("Qwen/Qwen2.5-3B-Instruct", tiny_model(qwen2, 2, vocab_size=320, **ENDS), tokenizer)
+    push("Qwen/Qwen2.5-1.5B-Instruct", tiny_model(qwen2, 3, vocab_size=320, **ENDS, **STRONGER), tokenizer)
+    push("Qwen/Qwen2.5-7B-Instruct", tiny_model(qwen2, 4, vocab_size=328, **ENDS, **STRONGER), tokenizer)
+    push("meta-llama/Llama-3.2-3B-Instruct", tiny_model(llama, 5, vocab_size=320, **ENDS), tokenizer)
+    push("meta-llama/Meta-Llama-3-8B-Instruct", tiny_model(llama, 6, vocab_size=320, **ENDS, **STRONGER), llama3)
+    torch.manual_seed(7)
+    for judge in ("Skywork/Skywork-Reward-V2-Llama-3.1-8B", "Skywork/Skywork-Reward-V2-Qwen3-0.6B"):
+        config = tiny_config("llama", vocab_size=320, num_labels=1, pad_token_id=0)
+        push(judge, transformers.LlamaForSequenceClassification(config), tokenizer)
+    for name, seed in (("weak_policy", 8), ("weak_reference", 9), ("strong", 10)):
+        tiny_model("llama", seed, vocab_size=320, **ENDS).save_pretrained(root / "runs/demo/world" / name)
+        tokenizer.save_pretrained(root / "runs/demo/world" / name)
+
+    splits = {"train_prefs": ultrafeedback("train", 16), "test_prefs": ultrafeedback("test", 6)}
+    files = {f"data/{split}-00000-of-00001.parquet": parquet(rows) for split, rows in splits.items()}
+    hub.add("HuggingFaceH4/ultrafeedback_binarized", files, kind="datasets")
+    script = load_script("ultrafeedback")
+    script.main("runs/ultrafeedback")
+    script.main("runs/ultrafeedback-8000", 8)
+    (root / "runs/demo/world/prompts.jsonl").write_bytes((root / "runs/ultrafeedback/prompts.jsonl").read_bytes())
+    own = [json.loads(line) for line in open("runs/ultrafeedback/preferences/train.jsonl")]
+    for weak in ("Qwen2.5-3B-Instruct", "Llama-3.2-3B-Instruct"):
+        hub.add(f"your-org/{weak}-own-samples", {"train.jsonl": "\n".join(map(json.dumps, own))}, kind="datasets")
+    yield root
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def ran(world):
+    """Runs a family's stages in order, once, and returns its directory."""
+    done = set()
+
+    def run_family(family):
+        if family in done:
+            return world / "runs" / family
+        if family in SHARED:
+            run_family(SHARED[family])
+        elif family != "sandbox":
+            run(family, "weak_dpo")
+        if family not in SHARED:
+            run(family, "generate")
+            run(family, "sft_data")
+        run(family, "sft")
+        run(family, "sample")
+        run(family, "preferences")
+        run(family, "dpo")
+        run(family, "cong", **WHOLE)
+        done.add(family)
+        return world / "runs" / family
+
+    return run_family
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_stage_by_stage_every_recipe_runs_on_what_the_one_before_left(ran, family):
+    runs = ran(family)
+    data = runs.parent / SHARED.get(family, family)
+    decoded = pyarrow.parquet.read_table(data / "decoded/completions.parquet").to_pylist()
+    assert len(decoded) == (8 if family == "qwen2.5-small" else 16)
+    assert {row["alpha"] for row in decoded} == {0.4} and {row["plausibility_threshold"] for row in decoded} == {0.1}
+    pairs = pyarrow.parquet.read_table(runs / "preferences/preferences.parquet").to_pylist()
+    chosen = {row["prompt_id"]: row["completion"] for row in decoded}
+    samples = pyarrow.parquet.read_table(runs / "samples/completions.parquet").to_pylist()
+    rejected = {row["prompt_id"]: row["completion"] for row in samples}
+    assert pairs and all(row["chosen"][0]["content"] == chosen[row["prompt_id"]] for row in pairs)
+    assert all(row["rejected"][0]["content"] == rejected[row["prompt_id"]] for row in pairs)
+    sft, dpo = weights(runs / "sft"), weights(runs / "dpo")
+    assert sft.keys() == dpo.keys() and not same(sft, dpo)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_stages_one_by_one_and_in_one_go_end_with_the_same_weights(ran, family):
+    runs = ran(family)
+    (stage_one,) = (runs / "cong/_cong").glob("sft-*/final")
+    assert same(weights(stage_one), weights(runs / "sft"))
+    assert same(weights(runs / "cong"), weights(runs / "dpo"))
+    # and not because nothing moves them: another seed of the samples is another run
+    run(family, "sample", seed=7, output_dir=f"runs/{family}/other-samples")
+    run(family, "preferences", rejected=f"runs/{family}/other-samples", output_dir=f"runs/{family}/other-pairs")
+    run(
+        family, "dpo", dataset_name=f"runs/{family}/other-pairs/preferences.parquet", output_dir=f"runs/{family}/other"
+    )
+    assert not same(weights(runs / "cong"), weights(runs / "other"))
