@@ -92,11 +92,11 @@ def explained(what: str) -> Iterator[None]:
                 "at it, then repeat the same command."
             ) from None
         if status is None or status == 429 or status >= 500:
-            reason = "cannot be reached" if status is None else f"answers with status {status}"
+            reason = f"cannot be reached ({str(cause)[:200]})" if status is None else f"answers with status {status}"
             raise ConnectionError(
                 f"The Hub {reason}, and {what} may not be written. Everything is still on this machine: repeat the "
                 "same command later, which sends what is missing."
-            ) from error
+            ) from None  # the addresses of uploads are keys to them
         raise
 
 

@@ -26,7 +26,7 @@ _IN_FOLDER = {
     "model": f"{_MODEL}|{_TOKENIZER}|{_RIGHTS}",
     "adapter": rf"adapter_config\.json|adapter_model\.safetensors|{_TOKENIZER}|{_RIGHTS}",
     "pair": rf"{_MODEL}|{_TOKENIZER}|{_RIGHTS}|\w+\.py",
-    "dataset": rf"([^/.][^/]*/)*[^/.][^/]*\.parquet|{_RIGHTS}",
+    "dataset": rf"([^/._][^/]*/)*[^/._][^/]*\.parquet|{_RIGHTS}",
     "decoding": _RIGHTS,
 }
 # What is not copied from a folder but made for the repository.
@@ -35,6 +35,8 @@ _PAIRS = {
     model.config_class.model_type: model
     for model in (ContrastivePairForCausalLM, ContrastiveLoraPairForCausalLM, EmulatedFineTuningForCausalLM)
 }
+# Where versions of transformers wrote down what something was loaded from, which none of them reads.
+_LOADED_FROM = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file")
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -71,18 +73,20 @@ def select_files(folder: str | Path, kind: str, *, base_model: str | None = None
     folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"`folder` must be a directory, got {str(folder)!r:.80}.")
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    paths = [path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir()]
+    found = {path.relative_to(folder).as_posix(): path for path in paths}
     files: dict[str, Path | bytes] = {
         name: _inside(path, folder) for name, path in found.items() if re.fullmatch(_IN_FOLDER[kind], name)
     }
     if kind in ("model", "pair"):
         _check_weights(files, folder)
-        files["config.json"] = _without_local_names(files["config.json"])
     if kind == "pair":
         _check_code(files, folder)
     if kind == "adapter":
         _require(files, folder, "adapter_config.json", "adapter_model.safetensors")
         files["adapter_config.json"] = _with_base(files["adapter_config.json"], base_model)
+    for name in {"config.json", "tokenizer_config.json"} & files.keys():
+        files[name] = _without_local_names(files[name])
     if kind == "dataset" and not any(name.endswith(".parquet") for name in files):
         raise FileNotFoundError(f"{folder} has no Parquet file: there is nothing to publish as a dataset.")
     return Selection(files, _left(found, files))
@@ -183,16 +187,16 @@ def _without_local_names(config: Path) -> Path | bytes:
 
 
 def _forget_local_names(value: object) -> bool:
-    """Removes every `_name_or_path` that is a path, however deep; whether there was one."""
+    """Removes every path that something was loaded from, however deep; whether there was one."""
     if isinstance(value, list):
         return any([_forget_local_names(inner) for inner in value])
     if not isinstance(value, dict):
         return False
-    name = value.get("_name_or_path")
-    found = isinstance(name, str) and name != "" and is_local(name)
-    if found:
-        del value["_name_or_path"]
-    return any([found, *(_forget_local_names(inner) for inner in value.values())])
+    names = {key: value[key] for key in _LOADED_FROM if isinstance(value.get(key), str)}
+    local = [key for key, name in names.items() if name and is_local(name)]
+    for key in local:
+        del value[key]
+    return any([bool(local), *(_forget_local_names(inner) for inner in value.values())])
 
 
 def _with_base(config: Path, base_model: str | None) -> Path | bytes:

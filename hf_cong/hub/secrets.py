@@ -83,7 +83,7 @@ def _matches(text: str) -> Iterator[tuple[str, str]]:
 def _scan(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
     """Where in a file there are secrets, and of what kind."""
     if name.endswith(".parquet"):
-        yield from _scan_table(content)
+        yield from _scan_table(name, content)
     elif name.endswith(".safetensors"):
         yield from _scan_weights(name, content)
     else:
@@ -95,7 +95,7 @@ def _scan(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
 
 def _scan_weights(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
     if isinstance(content, bytes):
-        raise TypeError(f"`files[{name!r}]` must be the path of a file: weights are not held in memory.")
+        raise TypeError(f"`files[{redact(name)!r}]` must be the path of a file: weights are not held in memory.")
     try:
         with safe_open(content, "np") as weights:
             texts = {"the metadata": str(weights.metadata()), "the name of a tensor": "\n".join(weights.keys())}
@@ -106,14 +106,16 @@ def _scan_weights(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]
             yield place, kind
 
 
-def _scan_table(content: Path | bytes) -> Iterator[tuple[str, str]]:
-    with pyarrow.parquet.ParquetFile(
-        pyarrow.BufferReader(content) if isinstance(content, bytes) else content
-    ) as table:
+def _scan_table(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
+    try:
+        table = pyarrow.parquet.ParquetFile(pyarrow.BufferReader(content) if isinstance(content, bytes) else content)
+    except pyarrow.ArrowInvalid as error:
+        raise ValueError(f"{redact(name)} is no whole Parquet file ({error}). Write it again.") from None
+    with table:
         schema = table.schema_arrow
-        if kind := find_secret(str(schema.names) + str(schema.metadata)):
+        if kind := find_secret(f"{schema.names} {schema.metadata}"):
             yield "the header", kind
-        columns = [field.name for field in schema if "string" in str(field.type) or "binary" in str(field.type)]
+        columns = [field.name for field in schema if re.search("string|binary|extension", str(field.type))]
         first = 0
         for batch in table.iter_batches(_BATCH, columns=columns):
             for number, row in enumerate(batch.to_pylist(), first):
