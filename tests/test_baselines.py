@@ -3,6 +3,7 @@
 
 import copy
 import gc
+import inspect
 import re
 import subprocess
 import sys
@@ -124,7 +125,8 @@ def test_wspo_loss_is_the_official_formula(tmp_path, family):
     shape = {"vocab_size": len(TOKENIZER), "initializer_range": 0.1, "tie_word_embeddings": False}
     reference, pair, data, beta = tiny_base(family, **shape), tiny_pair(family, **shape), rows(5), 0.3
     policy = disturbed(reference)
-    trainer = wspo(tmp_path, data, model=copy.deepcopy(reference), pair=pair, beta=beta, router_aux_loss_coef=0.0)
+    options = {"beta": beta, "router_aux_loss_coef": 0.0, "pad_to_multiple_of": 16}
+    trainer = wspo(tmp_path, data, model=copy.deepcopy(reference), pair=pair, **options)
     trainer.model.load_state_dict(policy.state_dict())
 
     def official(weak, weak_reference, square=lambda margin: (margin**2).mean()):
@@ -313,7 +315,7 @@ def test_accumulated_steps_are_whole_steps(tmp_path, name):
 
 @pytest.mark.parametrize("name", MAKE)
 def test_lora_trains_the_adapter_alone(tmp_path, name):
-    made = MAKE[name](tmp_path, kwargs={"peft_config": lora()}, num_train_epochs=4)
+    made = MAKE[name](tmp_path, kwargs={"peft_config": lora()}, num_train_epochs=4, activation_checkpointing=True)
     base = copy.deepcopy(made.model.get_base_model().state_dict())
     made.train()
     losses = [logs["loss"] for logs in made.state.log_history if "loss" in logs]
@@ -353,6 +355,14 @@ def test_resumed_ends_with_the_same_weights(tmp_path, name, with_lora):
     assert steps == [1, 2, 3, 4, 5, 6]
     assert run(tmp_path / "b", str(tmp_path / "a" / "checkpoint-4")) == (weights, [5, 6])
     assert run(tmp_path / "c", epochs=2)[0] != weights
+
+
+@pytest.mark.parametrize("name", ["compute_loss", "_get_num_items_in_batch", "_prepare_dataset"])
+def test_overridden_methods_take_what_upstream_passes(name):
+    theirs = inspect.signature(getattr(SFTTrainer, name)).parameters
+    for ours in (WSPOTrainer, AuxConfTrainer):
+        assert list(inspect.signature(getattr(ours, name)).parameters) == list(theirs)
+    assert getattr(WSPOTrainer, name) is not getattr(SFTTrainer, name)
 
 
 @pytest.mark.parametrize(("name", "paper"), [("wspo", "2410.18640"), ("auxconf", "2312.09390")])
