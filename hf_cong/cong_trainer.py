@@ -24,14 +24,17 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.trainer_utils import TrainOutput
+from transformers.trainer_utils import HubStrategy, TrainOutput
 from trl import DPOTrainer
 
 from .chain import Chain, check_same_run, strong_identity
 from .checkpoints import SealCheckpoints, check_resumable, commit_of, content_key, last_whole_checkpoint
 from .cong_config import ConGConfig
+from .hub.publication import Published
 from .lending import fine_tune
-from .stages import check_prompt_lengths, check_strong_model, data_rows, share
+from .manifest import RunRecord, last_measures
+from .stages import check_prompt_lengths, check_strong_model, data_rows, reported, share
+from .stopping import SaveOnSigterm, check_loss, leave_if_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +57,11 @@ class ConGTrainer(DPOTrainer):
     expensive stages before it in one directory; a directory with `checkpoint-*` of another run is refused. The pair
     and the strong model may differ in family, tokenizer and chat template: completions cross as text.
 
-    Overrides `train`, `evaluate`, `_save` and the two hooks that prepare data; never the loss.
+    The result is saved to `output_dir`. What is pushed goes through `hf_cong.hub`: listed files only, private unless
+    said otherwise, read again afterwards; with `push_stages_to_hub`, as soon as a stage ends.
+
+    Overrides `train`, `training_step`, `evaluate`, `_save`, the two hooks that prepare data and those of cards and
+    pushes; never the loss.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`):
@@ -87,6 +94,7 @@ class ConGTrainer(DPOTrainer):
         ValueError: if a dataset is empty or lacks columns, weak models are missing or do not share a vocabulary,
             `ref_model` is given, or `output_dir` holds another run.
         NotImplementedError: if stages are to do on a sharded model, or on images, tools or per-row template arguments.
+        PermissionError, ConnectionError: if `push_to_hub` is set and the Hub will not take what this run makes.
 
     Example:
 
@@ -150,6 +158,7 @@ class ConGTrainer(DPOTrainer):
         weak = {"weak_model": weak_model, "weak_reference_model": weak_reference_model}
         chain = Chain(args, train_dataset, eval_dataset, **weak, weak_processing_class=weak_processing_class)
         self._chain, self.stage_counts = chain, chain.stage_counts
+        self._record = RunRecord(chain, _adapter_base(model, peft_config))
         # Until `train` has written the pairs, every dataset is left as it came.
         self._pairs_missing = chain.pairs_missing
         needs_copy = peft_config is None and not args.precompute_ref_log_probs
@@ -166,6 +175,7 @@ class ConGTrainer(DPOTrainer):
             if commit := commit_of(self._strong["model"]):  # what is loaded is what was named
                 args.model_init_kwargs = {**(args.model_init_kwargs or {}), **commit}
 
+        stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see `SaveOnSigterm`
         super().__init__(
             model=model,
             args=args,
@@ -179,6 +189,9 @@ class ConGTrainer(DPOTrainer):
             quantization_config=quantization_config,
             peft_config=copy.deepcopy(peft_config),  # PEFT fills it in
         )
+        args.enable_jit_checkpoint = stop_on_sigterm
+        if stop_on_sigterm:
+            self.add_callback(SaveOnSigterm())
         self._sharded = (
             self.is_fsdp_enabled or self.is_deepspeed_enabled or self.is_distributed_loading_by_transformers
         )
@@ -202,6 +215,8 @@ class ConGTrainer(DPOTrainer):
             check_strong_model(self.model, self._tokenizer, chain.splits, args)
         self._fine_tuning = False
         self.add_callback(SealCheckpoints())
+        if args.push_to_hub and args.stage == "all":
+            self._begin()
 
     # What DPOTrainer does with data at construction, put off until there are pairs.
 
@@ -248,8 +263,12 @@ class ConGTrainer(DPOTrainer):
         Raises:
             ValueError: if `output_dir` holds checkpoints of another run, the given checkpoint is damaged, or a stage
                 keeps no row.
+            FloatingPointError: at a loss that is no number, naming the step and the `prompt_id`s of the batch.
+            SystemExit: after SIGTERM, with `enable_jit_checkpoint`, once there is a checkpoint.
         """
         self._chain.claim(self._identity)
+        self._begin()
+        self._record.write()
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             check_resumable(resume_from_checkpoint)
@@ -260,11 +279,89 @@ class ConGTrainer(DPOTrainer):
             set_seed(self.args.seed)
         if resume_from_checkpoint is True:
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
-        return super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+        with reported("dpo"):
+            result = super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
+        leave_if_stopped(self)
+        self._chain.stages["dpo"] = "finished"
+        self._record.measures["dpo"] = last_measures(self.state.log_history)
+        if self.args.push_stages_to_hub:
+            self.push_to_hub()
+        else:
+            self._keep()
+        return result
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        batch = dict(inputs)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        check_loss(self, loss, batch, ("prompt_ids", "chosen_ids"))
+        return loss
 
     def take_over(self, chain: Chain, identity: dict) -> None:
         """Makes this stage II of the run whose other stages were launched one by one: see [`StagedRun`]."""
         self._chain, self._identity, self.stage_counts = chain, identity, chain.stage_counts
+        self._record.chain = chain
+        self._begin()
+
+    def _begin(self):
+        if not self._record.facts:
+            adapter = self.model.peft_config["default"] if is_peft_model(self.model) else None
+            self._record.begin(self._identity, self.model.config.name_or_path, adapter)
+
+    def _keep(self, **card: str | list[str] | None):
+        """Saves the model as it is, the manifest, and the card."""
+        self.save_model(_internal_call=True)
+        self._record.write()
+        self.create_model_card(**card)
+
+    # What transformers and TRL do with the Hub: through `hf_cong.hub`, in the main process only.
+
+    def init_hf_repo(self, token=None, private=None):
+        if token is not None:
+            raise ValueError("`token` is not taken. Log in with `hf auth login`, or set `HF_TOKEN`.")
+        if private is not None:
+            self.args.hub_private_repo = private
+        self._record.connect()
+        if self._record.pushes is not None:
+            self.hub_model_id, self.push_in_progress = self._record.pushes.repo_id, None
+
+    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
+        self._begin()
+        conversational = self._tokenizer.chat_template is not None
+        self._record.write_card(model_name, dataset_name, tags, conversational=conversational)
+
+    def push_to_hub(
+        self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **kwargs
+    ) -> Published | None:
+        """
+        Saves the model, then publishes it, and what could not be published before.
+
+        Args:
+            commit_message (`str`, *optional*, defaults to `"End of training"`):
+                Title of the commit.
+            private (`bool`, *optional*):
+                Whether a new repository is private. Defaults to `args.hub_private_repo`.
+            kwargs:
+                `model_name`, `dataset_name` and `tags`, for [`create_model_card`].
+
+        Returns:
+            [`Published`]: where it is, in the main process.
+
+        Raises:
+            ValueError: for the other arguments of transformers: `token`, `revision` and `blocking=False`.
+            RuntimeError: if something could not be published. It is all on disk.
+        """
+        if revision is not None or not blocking:
+            raise ValueError("`push_to_hub` waits, and writes the main branch: leave out `revision` and `blocking`.")
+        self.callback_handler.on_push_begin(self.args, self.state, self.control)
+        self.init_hf_repo(token, private)
+        self._keep(**kwargs)
+        return None if self._record.pushes is None else self._record.pushes.finish(commit_message)
+
+    def _push_from_checkpoint(self, checkpoint_folder):
+        if self._record.pushes is not None and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
+            self.callback_handler.on_push_begin(self.args, self.state, self.control)
+            message = f"Training in progress, step {self.state.global_step}"
+            self._record.pushes.push_checkpoint(checkpoint_folder, message)
 
     @functools.cached_property
     def _identity(self) -> dict:
@@ -279,15 +376,20 @@ class ConGTrainer(DPOTrainer):
         args, chain = self.args, self._chain
         if args.invalid_prompts == "raise":
             check_prompt_lengths(self.model, self._tokenizer, chain.splits, args.max_new_tokens)
-        chosen = chain.chosen(chain.pair)
+        with reported("decode"):
+            chosen = chain.chosen(chain.pair)
         clear_device_cache(garbage_collection=True)  # the weak models are gone
         sft = chain.sft_rows(chosen, self._tokenizer)
         self._log_counts("sft")
-        policy = self._fine_tune(sft)
+        if chain.decodes:
+            self._record.ended("data")
+        with reported("sft"):
+            policy = self._fine_tune(sft)
         self.model.eval()
-        with self.accelerator.autocast():
+        with reported("sample"), self.accelerator.autocast():
             pairs = chain.pairs(chosen, sft, policy, lambda: self.model, self._tokenizer)
         self._log_counts("dpo")
+        self._record.ended("data")
         self._set_reference()
 
         self._pairs_missing = False
@@ -328,6 +430,8 @@ class ConGTrainer(DPOTrainer):
         self._fine_tuning = True
         fine_tune(self, self.args.sft_settings(), directory, rows)
         self._fine_tuning = False
+        self._record.fine_tuned(directory)
+        self._record.ended("sft")
         return policy
 
     def _set_reference(self):
@@ -340,3 +444,12 @@ class ConGTrainer(DPOTrainer):
             set_peft_model_state_dict(self.model, state, adapter_name="ref")
         elif self.ref_model is not None:
             self.accelerator.unwrap_model(self.ref_model).load_state_dict(self.model.state_dict())
+
+
+def _adapter_base(model: str | PreTrainedModel | PeftModel, peft_config: PeftConfig | None) -> str | None:
+    """The name of the model under the adapter that is trained, if one is."""
+    if isinstance(model, PeftModel):
+        return model.peft_config["default"].base_model_name_or_path or ""
+    if peft_config is None:
+        return None
+    return model if isinstance(model, str) else model.name_or_path

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from trl import SFTConfig, SFTTrainer
 
 from .checkpoints import SealCheckpoints, damage, last_whole_checkpoint, seal
+from .stopping import SaveOnSigterm, check_loss, leave_if_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +61,16 @@ class ForwardLogs(TrainerCallback):
         self.trainer.callback_handler.on_log(self.trainer.args, state, self.trainer.control, logs)
 
 
+class FineTuner(SFTTrainer):
+    """Overrides `training_step`: a loss that is no number ends it."""
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        batch = dict(inputs)
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        check_loss(self, loss, batch, ("input_ids",))
+        return loss
+
+
 def fine_tune(trainer: Trainer, settings: dict[str, Any], output_dir: Path, rows: dict[str, Dataset]) -> None:
     """
     Fine-tunes the model of `trainer` in place, or loads the result if an earlier run left it in `output_dir`.
@@ -75,9 +86,9 @@ def fine_tune(trainer: Trainer, settings: dict[str, Any], output_dir: Path, rows
         return
     with lend(trainer.model) as model:
 
-        def build(callbacks: list[TrainerCallback], **kwargs: Any) -> SFTTrainer:
+        def build(callbacks: list[TrainerCallback], **kwargs: Any) -> FineTuner:
             callbacks = [ForwardLogs(trainer, "sft"), *callbacks]
-            inner = SFTTrainer(model, processing_class=trainer.processing_class, callbacks=callbacks, **kwargs)
+            inner = FineTuner(model, processing_class=trainer.processing_class, callbacks=callbacks, **kwargs)
             inner.remove_callback(PrinterCallback)  # `ForwardLogs` reaches the one of `trainer`
             return inner
 
@@ -85,7 +96,7 @@ def fine_tune(trainer: Trainer, settings: dict[str, Any], output_dir: Path, rows
 
 
 def train_and_keep(
-    build: Callable[..., SFTTrainer], settings: dict[str, Any], output_dir: Path, rows: dict[str, Dataset]
+    build: Callable[..., FineTuner], settings: dict[str, Any], output_dir: Path, rows: dict[str, Dataset]
 ) -> None:
     """
     Trains, and keeps the result in `output_dir/final`: whole weights in safetensors, or an adapter, and a tokenizer.
@@ -103,7 +114,9 @@ def train_and_keep(
             `prompt` and `completion`, by split: `train`, and `eval` or `eval_<name>` to evaluate on.
 
     Raises:
+        FloatingPointError: at a loss that is no number.
         RuntimeError: if shards were not gathered into whole weights.
+        SystemExit: after SIGTERM, with `enable_jit_checkpoint`.
     """
     final = output_dir / "final"
     if final.exists():
@@ -116,22 +129,27 @@ def train_and_keep(
     evals = {name.removeprefix("eval_"): dataset for name, dataset in rows.items() if name != "train"}
     if not evals:
         settings = {**settings, "eval_strategy": "no"}
+    callbacks = [SealCheckpoints()]
+    if settings["enable_jit_checkpoint"]:
+        settings, callbacks = {**settings, "enable_jit_checkpoint": False}, [*callbacks, SaveOnSigterm()]
     # Arguments reset accelerate's global state, which only the next trainer built fills again: not a line earlier.
     config = SFTConfig(output_dir=str(output_dir), **settings)
     trainer = build(
         args=config,
         train_dataset=rows["train"],
         eval_dataset=evals.get("eval", evals) or None,
-        callbacks=[SealCheckpoints()],
+        callbacks=callbacks,
     )
     # The sampler's seed is torch's initial seed, which anything that ran before may have changed.
     set_seed(config.seed)
     trainer.train(resume_from_checkpoint=checkpoint)
+    leave_if_stopped(trainer)
     if trainer.is_world_process_zero():
         shutil.rmtree(final, ignore_errors=True)
     if trainer.is_fsdp_enabled:
         trainer.accelerator.state.fsdp_plugin.set_state_dict_type("FULL_STATE_DICT")
     trainer.save_model(str(final))
+    trainer.save_state()  # with all that it logged
     # Frees the optimizer, and the hooks that a distributed wrapper leaves on the parameters.
     trainer.accelerator.free_memory()
     trainer.callback_handler.callbacks.clear()

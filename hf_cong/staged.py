@@ -23,14 +23,13 @@ from transformers import (
     set_seed,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
-from trl import SFTTrainer
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
 from .chain import Chain, strong_identity
 from .checkpoints import commit_of, content_key, damage, seal
 from .cong_config import ConGConfig
 from .cong_trainer import ConGTrainer
-from .lending import train_and_keep
+from .lending import FineTuner, train_and_keep
 from .pair.modeling_stacks import lookup
 from .stages import check_prompt_lengths, check_strong_model, pair_identity, reported
 
@@ -127,8 +126,8 @@ class StagedRun:
         settings = {**self.args.sft_settings(), **{name: getattr(self.args, name) for name in names}}
         settings["model_init_kwargs"] = self._init_kwargs(self.model)
 
-        def build(**kwargs: Any) -> SFTTrainer:
-            trainer = SFTTrainer(
+        def build(**kwargs: Any) -> FineTuner:
+            trainer = FineTuner(
                 self.model,
                 processing_class=self.tokenizer,
                 quantization_config=self.quantization_config,

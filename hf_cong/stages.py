@@ -34,6 +34,8 @@ def reported(stage: str) -> Iterator[None]:
     logger.info("Stage %s begins.", stage)
     try:
         yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
     except BaseException as error:
         state = PartialState()
         where = f"process {state.process_index} of {state.num_processes}"

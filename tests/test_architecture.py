@@ -18,14 +18,39 @@ FLOORS = [
     {"prompts", "compatibility", "checkpoints", "weights", "in_place_cache"},
     {"pair", "logits_process", "sampling", "factors", "cards"},
     {"engines", "rewards", "timing", "hub"},
-    {"generation", "preferences", "ranking", "cong_config", "lending", "stages", "chain", "cong_trainer", "staged", "baselines"},
+    {
+        "generation",
+        "preferences",
+        "ranking",
+        "cong_config",
+        "stopping",
+        "lending",
+        "stages",
+        "chain",
+        "manifest",
+        "cong_trainer",
+        "staged",
+        "baselines",
+    },
     {"search"},
     {"evaluation"},
     {"sandbox", "bench", "compress"},
     {"arguments", "recipes", "cli"},
 ]
 # Within their floor, in this order: a later one may use an earlier one.
-TRAINER_FLOOR = ["generation", "preferences", "ranking", "cong_config", "lending", "stages", "chain", "cong_trainer", "staged"]
+TRAINER_FLOOR = [
+    "generation",
+    "preferences",
+    "ranking",
+    "cong_config",
+    "stopping",
+    "lending",
+    "stages",
+    "chain",
+    "manifest",
+    "cong_trainer",
+    "staged",
+]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 
 

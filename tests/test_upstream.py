@@ -8,6 +8,7 @@ from transformers import GenerationMixin, Trainer
 from trl import DPOConfig, DPOTrainer, SFTTrainer
 
 from hf_cong import ConGTrainer
+from hf_cong.lending import FineTuner
 from hf_cong.pair import StacksForCausalLM
 
 from .distributed.run_cong import lora, pairs, strong_model
@@ -23,6 +24,12 @@ def test_overridden_methods_take_what_upstream_passes(name):
     ours, theirs = getattr(ConGTrainer, name), getattr(DPOTrainer, name)
     assert ours is not theirs
     assert parameters(ours) == parameters(theirs)
+
+
+def test_a_step_of_training_takes_what_the_trainer_passes():
+    """TRL hands it on as it comes."""
+    for ours in (ConGTrainer, FineTuner):
+        assert parameters(ours.training_step) == parameters(Trainer.training_step)
 
 
 def test_constructor_takes_every_argument_of_dpo_trainer_in_its_order():
