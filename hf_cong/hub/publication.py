@@ -9,23 +9,20 @@ a failure the same command finishes.
 import json
 import logging
 from dataclasses import dataclass
-from hashlib import sha1, sha256
 from pathlib import Path
 from typing import NamedTuple
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, hf_hub_url
-from huggingface_hub.errors import RepositoryNotFoundError
-from huggingface_hub.hf_api import RepoSibling
-from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from .. import __version__
-from .account import check_may_create, explained, full_repo_id, require_token
+from .account import explained, full_repo_id
 from .files import check_path
+from .repository import MARKER, Repository, find_repository
 from .secrets import check_secrets
 
 logger = logging.getLogger(__name__)
 
-CARD, MARKER = "README.md", "hf_cong.json"
+CARD = "README.md"
 _HUBS_OWN = ".gitattributes"
 
 
@@ -96,15 +93,16 @@ def preflight(repo_id: str, *, repo_type: str, run: str | None, replace: bool = 
     """
     repo_id = full_repo_id(repo_id)
     with explained(repo_id):
-        _inspect(repo_id, repo_type, run, replace)
+        _find(repo_id, repo_type, run, replace)
 
 
 def publish(publication: Publication, *, replace: bool = False, message: str | None = None) -> Published:
     """
     Makes the repository hold the publication: one commit, or none if it does already.
 
-    Files that the run published before and that are gone now are deleted in the same commit; what others added stays.
-    Afterwards the Hub is asked for every file's sha256.
+    Files that the run published before and that are gone now are deleted in the same commit. What others added stays,
+    and so does a card that they edited, unless this one is new too: then nothing is overwritten. Afterwards the Hub is
+    asked for every file's sha256.
 
     Args:
         publication ([`Publication`]):
@@ -125,18 +123,18 @@ def publish(publication: Publication, *, replace: bool = False, message: str | N
         RuntimeError: if somebody else changes the repository meanwhile, or it does not hold what was sent.
     """
     additions = _additions(publication)
-    hashes = {path: addition.upload_info.sha256.hex() for path, addition in additions.items()}
-    repo_id = full_repo_id(publication.repo_id)
+    message = message or f"Publish {publication.kind} of run {publication.run}"
+    repo_id, repo_type = full_repo_id(publication.repo_id), publication.repo_type
     with explained(repo_id):
-        state = _inspect(repo_id, publication.repo_type, publication.run, replace)
-        if state is None:
-            HfApi().create_repo(repo_id, repo_type=publication.repo_type, private=publication.private, exist_ok=True)
-            state = _inspect(repo_id, publication.repo_type, publication.run, replace)
-        elif state.private != publication.private:
-            logger.warning("%s is %s and stays so.", repo_id, "private" if state.private else "public")
-        commit = _commit(publication, additions, hashes, state, replace, message)
-        _verify(state, commit, hashes)
-    return Published(state.url, commit, commit != state.commit, hashes, state.private)
+        there = _find(repo_id, repo_type, publication.run, replace)
+        if there is None:
+            HfApi().create_repo(repo_id, repo_type=repo_type, private=publication.private, exist_ok=True)
+            there = _find(repo_id, repo_type, publication.run, replace)
+        elif there.private != publication.private:
+            logger.warning("%s is %s and stays so.", repo_id, "private" if there.private else "public")
+        commit, hashes = _commit(publication, additions, there, replace, message)
+        _verify(there.at(commit), hashes)
+    return Published(there.url, commit, commit != there.commit, hashes, there.private)
 
 
 def describe(publication: Publication) -> str:
@@ -154,45 +152,6 @@ def describe(publication: Publication) -> str:
     return "\n".join(lines)
 
 
-class _State(NamedTuple):
-    """A repository as it is at a commit."""
-
-    repo_id: str
-    repo_type: str
-    commit: str
-    private: bool
-    files: dict[str, RepoSibling]
-    run: str | None
-    known: dict[str, str]  # what the run wrote last, with its sha256
-
-    @property
-    def url(self) -> str:
-        prefix = "datasets/" if self.repo_type == "dataset" else ""
-        return f"{HfApi().endpoint}/{prefix}{self.repo_id}"
-
-    def content(self, path: str) -> bytes:
-        """What the Hub sends for a file, past every cache."""
-        url = hf_hub_url(self.repo_id, path, repo_type=self.repo_type, revision=self.commit)
-        response = http_backoff("GET", url, headers=build_hf_headers())
-        hf_raise_for_status(response)
-        return response.content
-
-    def sha256(self, path: str) -> str:
-        """Of a large file what the Hub says, which has checked it; of another what it sends."""
-        lfs = self.files[path].lfs
-        return sha256(self.content(path)).hexdigest() if lfs is None else lfs.sha256
-
-    def holds(self, path: str, addition: CommitOperationAdd) -> bool:
-        """Whether a file is there as it is here, as far as the list of files says."""
-        file = self.files.get(path)
-        if file is None or file.size != addition.upload_info.size:
-            return False
-        if file.lfs is not None:
-            return file.lfs.sha256 == addition.upload_info.sha256.hex()
-        with addition.as_file() as local:
-            return file.blob_id == sha1(b"blob %d\0" % file.size + local.read()).hexdigest()  # noqa: S324 - git's own
-
-
 def _additions(publication: Publication) -> dict[str, CommitOperationAdd]:
     """Every file to be, once all are found fit to leave this machine."""
     for path in publication.files:
@@ -205,61 +164,41 @@ def _additions(publication: Publication) -> dict[str, CommitOperationAdd]:
     }
 
 
-def _inspect(repo_id: str, repo_type: str, run: str | None, replace: bool) -> _State | None:
-    """The state of the repository, `None` if there is none, once it is clear that this run may write it."""
-    require_token()
-    try:
-        info = HfApi().repo_info(repo_id, repo_type=repo_type, files_metadata=True)
-    except RepositoryNotFoundError:
-        check_may_create(repo_id)
-        return None
-    HfApi().auth_check(repo_id, repo_type=repo_type, write=True)
-    files = {file.rfilename: file for file in info.siblings}
-    state = _State(repo_id, repo_type, info.sha, info.private, files, None, {})
-    marker = _parse_marker(state.content(MARKER)) if MARKER in files else {}
-    state = state._replace(run=marker.get("run"), known=marker.get("files", {}))
-    others = sorted(path for path in files if path != _HUBS_OWN)
-    same = bool(marker) if run is None else state.run == run
-    this = "a new run" if run is None else f"the run {run!r}"
-    if others and not same and not replace:
-        owner = f"belongs to the run {state.run!r:.80}"
-        if not marker:
-            owner = f"has files of its own, such as {others[0]!r:.80}"
-        raise ValueError(
-            f"The {repo_type} {repo_id} {owner}; this is {this}. Choose another `repo_id`, or pass `replace` "
-            "to have this run's files instead of all that is there; the history keeps it."
-        )
-    return state
-
-
-def _parse_marker(content: bytes) -> dict:
-    """The marker, `{}` if it is none of ours."""
-    try:
-        marker = json.loads(content)
-    except ValueError:
-        return {}
-    ours = isinstance(marker, dict) and isinstance(marker.get("run"), str) and isinstance(marker.get("files"), dict)
-    return marker if ours else {}
+def _find(repo_id: str, repo_type: str, run: str | None, replace: bool) -> Repository | None:
+    """The repository, `None` if there is none, once it is clear that this run may write it."""
+    found = find_repository(repo_id, repo_type)
+    others = [] if found is None else sorted(path for path in found.files if path != _HUBS_OWN)
+    if not others or replace or (found.run is not None and run in (None, found.run)):
+        return found
+    owner = f"belongs to the run {found.run!r:.80}"
+    if found.run is None:
+        owner = f"has files of its own, such as {others[0]!r:.80}"
+    raise ValueError(
+        f"The {repo_type} {repo_id} {owner}; this is {'a new run' if run is None else f'the run {run!r}'}. Choose "
+        "another `repo_id`, or pass `replace` to have this run's files instead of all that is there; the history "
+        "keeps it."
+    )
 
 
 def _commit(
-    publication: Publication,
-    additions: dict[str, CommitOperationAdd],
-    hashes: dict[str, str],
-    state: _State,
-    replace: bool,
-    message: str | None,
-) -> str:
-    """Commits what differs, if anything does; the commit that holds the publication."""
-    changed = [path for path, addition in additions.items() if not state.holds(path, addition)]
-    if state.run == publication.run:
-        gone = [path for path in state.known if path in state.files and path not in additions]
+    publication: Publication, additions: dict[str, CommitOperationAdd], there: Repository, replace: bool, message: str
+) -> tuple[str, dict[str, str]]:
+    """Commits what differs, if anything does; the commit that holds the publication, and the sha256 of its files."""
+    hashes = {path: addition.upload_info.sha256.hex() for path, addition in additions.items()}
+    changed = [path for path, addition in additions.items() if not there.holds(path, addition)]
+    if there.run == publication.run:
+        gone = [path for path in there.known if path in there.files and path not in additions]
     else:  # another's, to be replaced: what stayed of it could be taken for a part of this
-        gone = [path for path in state.files if path not in (*additions, MARKER, _HUBS_OWN)]
-    if not (changed or gone or hashes != state.known):
-        return state.commit
+        gone = [path for path in there.files if path not in (*additions, MARKER, _HUBS_OWN)]
+    kept = {}
     if not replace:
-        _refuse_edited(state, [path for path in [*changed, *gone] if path in state.files])
+        if CARD in changed and CARD in there.files and there.known.get(CARD) == hashes[CARD]:
+            logger.warning("%s of %s was edited on the Hub and stays so.", CARD, there.repo_id)
+            changed.remove(CARD)
+            kept = {CARD: there.sha256(CARD)}
+        _refuse_edited(there, [path for path in [*changed, *gone] if path in there.files])
+    if not changed and not gone and (there.run, there.known) == (publication.run, hashes):
+        return there.commit, {**hashes, **kept}
     marker = {"kind": publication.kind, "run": publication.run, "files": hashes, "version": __version__}
     operations = [
         *(additions[path] for path in changed),
@@ -267,31 +206,25 @@ def _commit(
         *map(CommitOperationDelete, gone),
     ]
     made = HfApi().create_commit(
-        state.repo_id,
-        operations,
-        commit_message=message or f"Publish {publication.kind} of run {publication.run}",
-        repo_type=state.repo_type,
-        parent_commit=state.commit,
+        there.repo_id, operations, commit_message=message, repo_type=there.repo_type, parent_commit=there.commit
     )
-    return made.oid
+    return made.oid, {**hashes, **kept}
 
 
-def _refuse_edited(state: _State, paths: list[str]) -> None:
+def _refuse_edited(there: Repository, paths: list[str]) -> None:
     """What would be overwritten or deleted must be what the run wrote last."""
-    edited = [path for path in paths if state.sha256(path) != state.known.get(path)]
+    edited = [path for path in paths if there.sha256(path) != there.known.get(path)]
     if edited:
         raise ValueError(
-            f"Changed on the Hub since the last push to {state.repo_id}: {', '.join(edited)}. Nothing was "
+            f"Changed on the Hub since the last push to {there.repo_id}: {', '.join(edited)}. Nothing was "
             "overwritten. Bring the changes into what you publish, or pass `replace`; the history keeps them."
         )
 
 
-def _verify(state: _State, commit: str, hashes: dict[str, str]) -> None:
-    info = HfApi().repo_info(state.repo_id, repo_type=state.repo_type, revision=commit, files_metadata=True)
-    now = state._replace(commit=commit, files={file.rfilename: file for file in info.siblings})
-    wrong = [path for path, expected in hashes.items() if path not in now.files or now.sha256(path) != expected]
+def _verify(there: Repository, hashes: dict[str, str]) -> None:
+    wrong = [path for path, sha256 in hashes.items() if path not in there.files or there.sha256(path) != sha256]
     if wrong:
         raise RuntimeError(
-            f"{state.repo_id} does not hold what was sent to it (commit {commit}): {', '.join(wrong)}. Do not use "
-            "that commit. Repeat the command with `replace`."
+            f"{there.repo_id} does not hold what was sent to it (commit {there.commit}): {', '.join(wrong)}. Do not "
+            "use that commit. Repeat the command with `replace`."
         )

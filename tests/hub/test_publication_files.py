@@ -262,7 +262,7 @@ def test_a_path_of_this_kind_is_not(path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    "name", sorted(LITTER - {STALE}) + ["a.parquet", "hf_cong.json", "x.yaml", "custom_generate/x/y.py"]
+    "name", [*sorted(LITTER - {STALE}), "a.parquet", "hf_cong.json", "x.yaml", "custom_generate/x/y.py"]
 )
 def test_what_a_kind_does_not_hold_is_refused_wherever_it_comes_from(hub, name):
     before = len(hub.requests)

@@ -2,6 +2,7 @@
 """Who may not publish where, and what is not overwritten."""
 
 import json
+from hashlib import sha256
 
 import pytest
 from huggingface_hub import HfApi
@@ -79,7 +80,7 @@ def test_an_organisation_one_is_no_member_of(hub, model):
 
 def test_a_repository_of_another_run(hub, model):
     publish(publication("alice/of-a-run", {**model, "LICENSE": b"theirs"}, run=OTHER_RUN))
-    HfApi().upload_file(path_or_fileobj=b"{}", path_in_repo="adapter_config.json", repo_id="alice/of-a-run")
+    edit("alice/of-a-run", "adapter_config.json", b"{}")
     refused(hub, publication("alice/of-a-run", model), f"belongs to the run '{OTHER_RUN}'.*`replace`", ValueError)
     preflight("alice/of-a-run", repo_type="model", run=RUN, replace=True)
     publish(publication("alice/of-a-run", model), replace=True)
@@ -114,22 +115,55 @@ def test_the_kinds_of_repositories_do_not_mix(hub, model):
         preflight("alice/both", repo_type="dataset", run=RUN)
 
 
+def edit(name, path, content=b"by hand"):
+    HfApi().upload_file(path_or_fileobj=content, path_in_repo=path, repo_id=name)
+
+
 @pytest.mark.parametrize("path", ["README.md", "config.json", "model.safetensors"])
 def test_what_was_edited_by_hand_is_not_overwritten(model, path):
     name = f"alice/edited-{path[:5]}"
     publish(publication(name, model))
-    HfApi().upload_file(path_or_fileobj=b"by hand", path_in_repo=path, repo_id=name)
-    for changed in (publication(name, model), publication(name, {**model, "LICENSE": b"new"}, card=CARD + "\nNew.")):
-        with pytest.raises(ValueError, match=f"Changed on the Hub .*{path}.*`replace`"):
-            publish(changed)
+    edit(name, path)
+    changed = publication(name, {**model, "LICENSE": b"new"}, card=CARD + "\nNew.")
+    with pytest.raises(ValueError, match=f"Changed on the Hub .*{path}.*`replace`"):
+        publish(changed)
     assert contents(name)[path] == b"by hand" and len(commits(name)) == 3
-    publish(publication(name, model), replace=True)
-    assert contents(name)[path] == (CARD.encode() if path == "README.md" else model[path].read_bytes())
+    publish(changed, replace=True)
+    assert contents(name)[path] == (changed.card.encode() if path == "README.md" else model[path].read_bytes())
+
+
+@pytest.mark.parametrize("path", ["config.json", "model.safetensors"])
+def test_a_model_edited_by_hand_is_not_the_model_of_the_run(model, path):
+    name = f"alice/other-{path[:5]}"
+    publish(publication(name, model))
+    edit(name, path)
+    with pytest.raises(ValueError, match=f"Changed on the Hub .*{path}.*`replace`"):
+        publish(publication(name, model))
+
+
+def test_a_card_edited_by_hand_stays_while_ours_is_the_same(model, caplog):
+    publish(publication("alice/edited-card", model))
+    edit("alice/edited-card", "README.md")
+    for changed, files in ((False, model), (True, {**model, "LICENSE": b"new"})):
+        done = publish(publication("alice/edited-card", files))
+        assert done.changed == changed and done.files["README.md"] == sha256(b"by hand").hexdigest()
+        assert "README.md of alice/edited-card was edited on the Hub and stays so" in caplog.text
+        caplog.clear()
+    found = contents("alice/edited-card")
+    assert found["README.md"] == b"by hand" and found["LICENSE"] == b"new"
+    publish(publication("alice/edited-card", files), replace=True)
+    assert contents("alice/edited-card")["README.md"] == CARD.encode()
+
+
+def test_another_run_with_the_same_files_takes_the_repository_over(model):
+    publish(publication("alice/same-files", model, run=OTHER_RUN))
+    assert publish(publication("alice/same-files", model), replace=True).changed
+    assert not publish(publication("alice/same-files", model)).changed
 
 
 def test_a_file_edited_by_hand_is_not_deleted(model):
     publish(publication("alice/edited-gone", {**model, "LICENSE": b"a licence"}))
-    HfApi().upload_file(path_or_fileobj=b"a better one", path_in_repo="LICENSE", repo_id="alice/edited-gone")
+    edit("alice/edited-gone", "LICENSE", b"a better one")
     with pytest.raises(ValueError, match="LICENSE"):
         publish(publication("alice/edited-gone", model))
     assert contents("alice/edited-gone")["LICENSE"] == b"a better one"
@@ -137,7 +171,7 @@ def test_a_file_edited_by_hand_is_not_deleted(model):
 
 def test_a_file_added_by_hand_is_not_overwritten(model):
     publish(publication("alice/added", model))
-    HfApi().upload_file(path_or_fileobj=b"mine", path_in_repo="LICENSE", repo_id="alice/added")
+    edit("alice/added", "LICENSE", b"mine")
     with pytest.raises(ValueError, match="LICENSE"):
         publish(publication("alice/added", {**model, "LICENSE": b"another"}))
     publish(publication("alice/added", {**model, "LICENSE": b"mine"}))  # no quarrel
@@ -145,7 +179,7 @@ def test_a_file_added_by_hand_is_not_overwritten(model):
 
 def test_a_change_by_hand_that_is_taken_over_is_no_conflict(model):
     publish(publication("alice/taken", model))
-    HfApi().upload_file(path_or_fileobj=b"# Better", path_in_repo="README.md", repo_id="alice/taken")
+    edit("alice/taken", "README.md", b"# Better")
     done = publish(publication("alice/taken", model, card="# Better"))
     assert json.loads(contents("alice/taken")[MARKER])["files"] == done.files
     assert publish(publication("alice/taken", model, card="# Best")).changed
