@@ -10,9 +10,8 @@ from huggingface_hub import HfApi
 from transformers import AutoModelForCausalLM
 
 from hf_cong import ConGConfig, ContrastivePairForCausalLM, generate_completions
-from hf_cong.checkpoints import model_identity
+from hf_cong.chain import Chain
 from hf_cong.cli import main
-from hf_cong.stages import decode
 from tests.hub.test_models import WIDTH, push
 from tests.tiny import tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
 
@@ -79,12 +78,14 @@ def test_the_pair_that_writes_is_the_one_that_was_named(hub, tmp_path, lora):
     names = f"alice/post-{lora}", f"alice/pre-{lora}"
     push(names[0], adapted if lora else policy, tiny_tokenizer())
     push(names[1], reference, tiny_tokenizer())
-    identity = tuple(model_identity(name) for name in names)
+    prompts = Dataset.from_dict({"prompt": CHATS})
+    args = ConGConfig(output_dir=tmp_path, max_new_tokens=8, use_cpu=True, bf16=False)
+    weak = dict(zip(("weak_model", "weak_reference_model"), names, strict=True))
+    chain = Chain(args, prompts, **weak, weak_processing_class=tiny_tokenizer())
+    assert all("@" in name for name in chain.weak_id)  # named before they move
     push(names[0], tiny_lora("llama", 7, **WIDTH, **ENDS)[0] if lora else tiny_pair("llama", 7, **WIDTH, **ENDS)[0])
     push(names[1], tiny_model("llama", 8, **WIDTH, **ENDS))
-    prompts = Dataset.from_dict({"prompt": CHATS, "prompt_id": list("abcd")})
-    args = ConGConfig(output_dir=tmp_path, max_new_tokens=8, use_cpu=True, bf16=False)
-    written = decode({"train": prompts}, names, identity, tiny_tokenizer(), args=args, root=tmp_path)["train"]
+    written = chain.chosen(chain.pair)["train"]
     settings = {"tokenizer": tiny_tokenizer(), "max_new_tokens": 8, "seed": args.seed}
     before = ContrastivePairForCausalLM.from_pair(*((adapted,) if lora else (policy, reference)))
     after = ContrastivePairForCausalLM.from_pair(*names)

@@ -1,0 +1,235 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""What a training run is made of and how far it has come: `_cong/manifest.json`, which cards and pushes are made of.
+
+It names models of the Hub with their commits, and of local paths the last component only: it is to be published.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+from peft import PeftConfig
+
+from .cards import adapter_card, describe_source, model_card
+from .chain import Chain
+from .checkpoints import commit_of, content_key, settings_identity
+from .hub.files import is_local
+from .hub.run import RunPushes
+from .journal import read_manifest, replacing, write_manifest
+
+logger = logging.getLogger(__name__)
+
+_DECODING = ("alpha", "plausibility_threshold")
+_WRITING = ("max_new_tokens", "temperature", "top_p", "top_k", "drop_truncated")
+_STAGE_ONE = ("sft_learning_rate", "sft_num_train_epochs")
+_TRAINING = (
+    *("beta", "loss_type", "learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps"),
+    *("weight_decay", "optim", "max_length", "bf16", "fp16", "seed"),
+)
+_ADAPTER = ("peft_type", "r", "lora_alpha", "lora_dropout", "target_modules", "modules_to_save", "use_rslora")
+# How long a launch took, and the mean over the steps that it took, are not those of the run.
+_OF_A_LAUNCH = ("_runtime", "_per_second")
+
+
+class RunRecord:
+    """
+    Keeps the manifest of a run, and publishes what it says has ended. Does nothing but in the main process.
+
+    Args:
+        chain ([`Chain`]): The data of the run, and its settings.
+        adapter_base (`str`, *optional*): If an adapter is trained, the name of the model under it.
+
+    Attributes:
+        facts (`dict`): See [`run_facts`]; empty before the run has begun.
+        measures (`dict[str, dict]`): What the stages logged last.
+        pushes ([`RunPushes`] or `None`): What publishes, if anything is published.
+
+    Raises:
+        PermissionError, ConnectionError, ValueError: if the Hub will not take what is to be published.
+    """
+
+    def __init__(self, chain: Chain, adapter_base: str | None = None):
+        self.chain, self._adapter_base = chain, adapter_base
+        self.facts, self.measures, self.pushes = {}, {}, None
+        self._main = chain.args.process_index == 0
+        if chain.args.push_to_hub:
+            self.connect()
+
+    def connect(self) -> None:
+        """Asks the Hub, once, whether it will take what is to be published."""
+        args = self.chain.args
+        if not self._main or self.pushes is not None:
+            return
+        if self._adapter_base is not None and is_local(self._adapter_base):
+            raise ValueError(
+                "An adapter is published with the Hub id of its base, and the base of this one, "
+                f"{Path(self._adapter_base).name[:80]!r}, was not loaded by one. Load it by its Hub id; or train "
+                "without `push_to_hub`, and publish with `hf-cong publish run --base_model ID`."
+            )
+        stages = ["model"]
+        if args.push_stages_to_hub and self.chain.pairs_missing:
+            stages = ["data", "sft", "model"] if args.sft_num_train_epochs > 0 else ["data", "model"]
+        name = args.hub_model_id or Path(args.output_dir).absolute().name
+        self.pushes = RunPushes(args.output_dir, name, stages=stages, private=args.hub_private_repo)
+        self.pushes.preflight(self.facts.get("run"))
+
+    def begin(self, identity: dict[str, Any], model: str, adapter: PeftConfig | None) -> None:
+        """Names the run and its sources, and asks whether the repositories are free, or hold what it wrote."""
+        if not self._main:
+            return
+        self.facts = run_facts(self.chain, identity, model, adapter)
+        if self.pushes is not None:
+            self.pushes.preflight(self.facts["run"])
+
+    def fine_tuned(self, directory: Path) -> None:
+        """Notes where the weights of stage I are, and what it logged."""
+        self.chain.stages["sft"] = f"{directory.name}/final"
+        state = directory / "trainer_state.json"
+        if self._main and state.exists():
+            self.measures["sft"] = last_measures(json.loads(state.read_text(encoding="utf-8"))["log_history"])
+
+    def ended(self, what: str) -> None:
+        """Writes how far the run has come and, with `push_stages_to_hub`, publishes what has come of it."""
+        self.write()
+        if self._main and self.chain.args.push_stages_to_hub:
+            self.pushes.push(what)
+
+    def write(self) -> None:
+        """Writes the manifest: atomically, and with what an earlier launch of the same run knew."""
+        if self._main:
+            write_manifest(self._path, self._content())
+
+    def write_card(
+        self, model_name: str | None, dataset_name: str | None, tags: str | list[str] | None, *, conversational: bool
+    ) -> None:
+        """
+        Writes the card of the model, as it would be published now, to `README.md`.
+
+        Args:
+            model_name (`str`, *optional*): What to call a model that is not published.
+            dataset_name (`str`, *optional*): The dataset that the prompts are of, if it does not tell.
+            tags (`str` or `list[str]`, *optional*): Further tags.
+            conversational (`bool`): Whether the tokenizer has a chat template.
+        """
+        if not self._main:
+            return
+        known = self.facts["sources"]["prompts"]
+        if dataset_name is not None and (known is None or known["name"] != dataset_name):
+            self.facts["sources"]["prompts"] = _dataset_source(dataset_name)
+        if tags is not None:
+            self.facts["tags"] = [tags] if isinstance(tags, str) else list(tags)
+        if (self.chain.root / "run.json").exists():  # else this is no run yet
+            self.write()
+        output_dir = Path(self.chain.args.output_dir)
+        name = re.sub(r"[^A-Za-z0-9_]+", "-", model_name or output_dir.absolute().name).strip("-")
+        manifest = read_manifest(self._path) if self._path.exists() else self._content()
+        card = (adapter_card if manifest["adapter"] else model_card)(
+            manifest,
+            repo_id=self.pushes.repo_id if self.pushes else name or "model",
+            repositories=self.pushes.repositories if self.pushes else None,
+            conversational=conversational,
+        )
+        with replacing(output_dir / "README.md") as temporary:
+            temporary.write_text(card, encoding="utf-8")
+
+    @property
+    def _path(self) -> Path:
+        return self.chain.root / "manifest.json"
+
+    def _content(self) -> dict[str, Any]:
+        progress = {"stages": self.chain.stages, "counts": self.chain.stage_counts, "measures": self.measures}
+        earlier = read_manifest(self._path) if self._path.exists() else {}
+        if earlier.get("run") != self.facts["run"]:
+            return {**self.facts, **progress}
+        sources = {role: _better(source, earlier["sources"][role]) for role, source in self.facts["sources"].items()}
+        known = {name: {**earlier[name], **now} for name, now in progress.items()}
+        return {**earlier, **self.facts, "sources": sources, **known}
+
+
+def run_facts(chain: Chain, identity: dict[str, Any], model: str, adapter: PeftConfig | None) -> dict[str, Any]:
+    """
+    The part of a run's manifest that is known before its first stage. It may ask the Hub for licences.
+
+    Args:
+        chain ([`Chain`]): The data of the run, and its settings.
+        identity (`dict[str, Any]`): What makes the run this run.
+        model (`str`): The name of the strong model.
+        adapter (`PeftConfig` or `None`): The adapter that is trained on it, if it is one.
+    """
+    args, names = chain.args, _TRAINING
+    batch = args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+    sources = {"model": _source(model, identity["model"]), "weak_model": None, "weak_reference_model": None}
+    sft_kwargs = {}
+    if chain.pairs_missing:
+        names, sft_kwargs = (*_WRITING, *_STAGE_ONE, *names), settings_identity(args.sft_kwargs or {})
+    if chain.decodes:
+        names = (*_DECODING, *names)
+        for role, name in zip(("weak_model", "weak_reference_model"), chain.weak_names, strict=True):
+            sources[role] = _source(name, identity[role])
+    given = {} if adapter is None else settings_identity(adapter.to_dict())
+    return {
+        "run": content_key(identity),
+        "method": "ConG",
+        "sources": {**sources, "prompts": _prompts_source(chain.splits["train"])},
+        "settings": {
+            **settings_identity({name: getattr(args, name) for name in names}),
+            **{f"sft_{name}": value for name, value in sft_kwargs.items()},
+            "effective_batch_size": batch,
+        },
+        "adapter": {name: given[name] for name in _ADAPTER if name in given} or None,
+    }
+
+
+def last_measures(log_history: Iterable[dict[str, Any]]) -> dict[str, float]:
+    """The last value of everything that a Trainer logged while it trained."""
+    found = {}
+    for logs in log_history:
+        if "train_runtime" not in logs:
+            found |= {name: float(value) for name, value in logs.items() if not name.endswith(_OF_A_LAUNCH)}
+    return found
+
+
+def _source(name: str, identity: str) -> dict[str, Any]:
+    """A model: its `name`, `commit`, `license` and `language`."""
+    if is_local(name):
+        return describe_source(name) if name and Path(name).is_dir() else _unknown(name)
+    return describe_source(name, commit_of(identity).get("revision"))
+
+
+def _prompts_source(dataset: Dataset) -> dict[str, Any] | None:
+    """A dataset, told by the files that it was read from; `None` if it was made in memory."""
+    for file in dataset.download_checksums or ():
+        name, at, rest = file.removeprefix("hf://datasets/").partition("@")
+        if file.startswith("hf://datasets/") and at:
+            return describe_source(name, rest.split("/")[0], "dataset")
+        return _unknown(file)
+    return None
+
+
+def _dataset_source(name: str) -> dict[str, Any]:
+    """A dataset, told by its name."""
+    if is_local(name):
+        return _unknown(name)
+    try:
+        commit = HfApi().dataset_info(name, timeout=10.0).sha
+    except (HTTPError, OSError) as error:
+        logger.warning("At which commit %s is cannot be found out: %s", name, str(error).strip()[:200])
+        commit = None
+    return describe_source(name, commit, "dataset")
+
+
+def _unknown(path: str) -> dict[str, Any]:
+    return {"name": Path(path).name or "unnamed", "commit": None, "license": None, "language": []}
+
+
+def _better(source: dict | None, earlier: dict | None) -> dict | None:
+    if source is None or earlier is None:
+        return source or earlier
+    same = (source["name"], source["commit"]) == (earlier["name"], earlier["commit"])
+    return earlier if same and source["license"] is None else source
