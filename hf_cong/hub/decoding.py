@@ -36,7 +36,7 @@ def decoding_publication(repo_id: str, *, private: bool = True) -> Publication:
 
     Args:
         repo_id (`str`): Where it goes.
-        private (`bool`, *optional*, defaults to `True`): Whether only its namespace sees it.
+        private (`bool`, *optional*, defaults to `True`): Whether only its namespace sees a new repository.
 
     Returns:
         [`Publication`]: the code, its requirements and the card, to be published.
