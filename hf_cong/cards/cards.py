@@ -102,8 +102,7 @@ def _trained_card(
         "library_name": "peft" if kind == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
         "language": languages(language, sources.get("prompts"), sources.get("model")),
-        "tags": ["cong", "weak-to-strong", "contrastive-decoding", "alignment", "trl", stage]
-        + (["lora"] if kind == "adapter" else []),
+        "tags": _tags(stages, stage) + (["lora"] if kind == "adapter" else []),
         "model-index": model_index(repo_id.split("/")[-1], measured),
     }
     facts = {
@@ -130,6 +129,15 @@ def _trained_card(
         "seed": settings.get("seed"),
     }
     return render(kind, facts, metadata)
+
+
+def _tags(stages: Mapping[str, Any], stage: str) -> list[str]:
+    """What the model is found by, as far as it is known what ran."""
+    ran = ["sft"] if stage == "sft" or stages.get("sft") else []
+    ran += ["dpo"] if stage == "dpo" and stages.get("dpo") else []
+    method = ["cong", "weak-to-strong"] if stage == "sft" or stages.keys() & {"decode", "sft", "sample"} else []
+    method += ["contrastive-decoding"] if stages.get("decode") else []
+    return [*method, *ran, "alignment", "trl"] if ran else method
 
 
 def pair_card(

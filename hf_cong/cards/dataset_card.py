@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow.parquet
-from datasets import DatasetInfo, Features, SplitDict, SplitInfo
+from datasets import DatasetInfo, Features, List, SplitDict, SplitInfo, Value
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCardData
 
@@ -89,8 +89,9 @@ def dataset_card(
     sources = known["sources"]
     found = dataset_metadata(files)
     preferences = any("rejected" in columns for columns in found.columns.values())
-    decoded = bool(known["stages"].get("decode")) or bool(sources.get("weak_model"))
-    roles = [role for role in ROLES if role != "model" or preferences or not decoded]
+    writer = sources.get("writer")  # of completions that no pair wrote by itself
+    decoded = writer is None and (bool(known["stages"].get("decode")) or bool(sources.get("weak_model")))
+    roles = [role for role in ROLES if role != "model" or preferences or not (decoded or writer)]
     prompts = hub_id(sources.get("prompts"))
     terms = terms_of(sources, roles, repo_id, "dataset", stated=license)
     settings = {name: value for name, value in known["settings"].items() if name in _WRITING}
@@ -102,7 +103,8 @@ def dataset_card(
         "annotations_creators": ["machine-generated"],
         "language_creators": ["machine-generated"],
         "source_datasets": [prompts] if prompts else None,
-        "tags": ["cong", "weak-to-strong", "contrastive-decoding", "synthetic", "alignment", "trl", "sft"]
+        "tags": (["cong", "weak-to-strong", "contrastive-decoding"] if decoded else [])
+        + ["synthetic", "alignment", "trl", "sft"]
         + (["dpo", "preference"] if preferences else []),
         **found.metadata,
     }
@@ -120,6 +122,7 @@ def dataset_card(
         "policy": source_link(sources.get("weak_model")),
         "reference": source_link(sources.get("weak_reference_model")),
         "prompts": source_link(sources.get("prompts"), "dataset"),
+        "writer": source_link(writer),
         "decoded": decoded,
         "fine_tuned": bool(known["stages"].get("sft")),
         "settings": optional_table(setting_rows(settings)),
@@ -185,10 +188,9 @@ def dataset_metadata(files: Mapping[str, Path | bytes]) -> DatasetFacts:
             info.dataset_size += size
             rows.append({"config": config, "split": split, "rows": examples})
         infos[config] = info
-        files_of = [{"split": split, "path": paths if len(paths) > 1 else paths[0]} for split, paths in splits.items()]
-        configs.append(
-            {"config_name": config, "data_files": sorted(files_of, key=lambda one: order.index(one["split"]))}
-        )
+        paths = {split: names if len(names) > 1 else names[0] for split, names in splits.items()}
+        data_files = [{"split": split, "path": paths[split]} for split in order]
+        configs.append({"config_name": config, "data_files": data_files})
         columns[config] = {name: _type(feature) for name, feature in info.features.items()}
     card = DatasetCardData()
     infos.to_dataset_card_data(card)
@@ -198,6 +200,8 @@ def dataset_metadata(files: Mapping[str, Path | bytes]) -> DatasetFacts:
 
 
 def _type(feature: object) -> str:
-    return (
-        "messages" if isinstance(feature, list) or type(feature).__name__ in ("List", "LargeList") else feature.dtype
-    )
+    if isinstance(feature, Value):
+        return feature.dtype
+    items = feature.feature if isinstance(feature, List) else None
+    is_chat = isinstance(items, dict) and items.keys() >= {"role", "content"}
+    return "messages" if is_chat else type(feature).__name__

@@ -11,6 +11,7 @@ from .rendering import Markdown, code
 # The sources of a run, and what they are to what was made of them.
 ROLES = {
     "model": "strong base",
+    "writer": "writer of the completions",
     "weak_model": "weak policy, after alignment",
     "weak_reference_model": "weak reference, before alignment",
     "prompts": "prompts",
@@ -76,11 +77,13 @@ def source_license(source: Mapping[str, Any]) -> License | None:
 
 
 def license_text(license: License | None) -> Markdown:
-    """A licence in running text."""
+    """A licence in running text. Where its text is was said by someone else, so only a page of the Hub is linked."""
     if license is None:
         return Markdown("unknown")
-    name = code(license.name or license.id)
-    return Markdown(f"[{name}]({license.link})") if license.link else name
+    name, link = license.name or license.id, license.link or ""
+    if link.startswith("https://huggingface.co/"):
+        return Markdown(f"[{code(name)}]({link})")
+    return code(f"{name}, {link}" if link else name)
 
 
 def languages(given: str | Sequence[str] | None, *sources: Mapping[str, Any] | None) -> list[str] | None:
