@@ -134,8 +134,10 @@ def test_results_are_added_to_a_published_model(hub, made, publish):
     status, out, _ = publish(*command)
     assert status == 0 and "unchanged" in out and head(hub, "alice/results") == (files, commits)
     assert {method for method, *_ in hub.requests[since:]} <= {"GET", "HEAD"}
-    # The model may be published again only by who says what becomes of them.
-    status, _, err = publish("model", "--source", made / "model", "--repo_id", "alice/results")
+    # The same model published again takes nothing away; one with another card must say what becomes of them.
+    status, out, _ = publish("model", "--source", made / "model", "--repo_id", "alice/results")
+    assert status == 0 and "unchanged" in out and head(hub, "alice/results") == (files, commits)
+    status, _, err = publish("model", "--source", made / "model", "--repo_id", "alice/results", "--language", "de")
     assert status == 2 and "README.md" in err and head(hub, "alice/results")[1] == commits
 
 

@@ -222,15 +222,15 @@ def test_what_the_stand_in_does_not_know_it_says(api):
 
 def test_cards(api):
     api.create_repo("alice/card")
-    data = ModelCardData(license="apache-2.0", tags=["cong"], base_model="org/strong", library_name="transformers")
+    data = ModelCardData(license="apache-2.0", tags=["a-card"], base_model="org/strong", library_name="transformers")
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n# A card\n")
     card.validate()
     card.push_to_hub("alice/card")
     assert ModelCard.load("alice/card").data.base_model == "org/strong"
     info = api.model_info("alice/card")
-    assert {"cong", "transformers", "license:apache-2.0", "base_model:org/strong"} <= {*info.tags}
-    assert [model.id for model in api.list_models(filter=["cong"], author="alice")] == ["alice/card"]
-    metadata_update("alice/card", {"tags": ["cong", "more"]}, overwrite=True)
+    assert {"a-card", "transformers", "license:apache-2.0", "base_model:org/strong"} <= {*info.tags}
+    assert [model.id for model in api.list_models(filter=["a-card"], author="alice")] == ["alice/card"]
+    metadata_update("alice/card", {"tags": ["a-card", "more"]}, overwrite=True)
     assert "more" in api.model_info("alice/card").tags
     wrong = {
         "base_model: ./weak\n": "base_model",  # what trainers write of a local directory
@@ -267,7 +267,7 @@ def test_collections(hub, api):
     api.delete_collection_item(made.slug, items[0].item_object_id)
     assert [item.item_id for item in get_collection(made.slug).items] == ["alice/in-second", "2510.07884"]
     api.update_collection_metadata(made.slug, private=True, title="Pairs")
-    assert [collection.title for collection in api.list_collections(owner="alice")] == ["Pairs"]
+    assert "Pairs" in [collection.title for collection in api.list_collections(owner="alice")]
     stranger = HfApi(token=hub.other_token)
     with refused(404):
         stranger.get_collection(made.slug)
