@@ -6,6 +6,7 @@ no code but the modules of a pair, as this package has them.
 """
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -15,10 +16,12 @@ from huggingface_hub.utils import validate_repo_id
 
 from ..pair import ContrastiveLoraPairForCausalLM, ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM
 
+logger = logging.getLogger(__name__)
+
 _TOKENIZER = (
     r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja|"
     r"additional_chat_templates/[\w-]+\.jinja|vocab\.(json|txt)|merges\.txt|tokenizer\.model|spiece\.model|"
-    r"sentencepiece\.bpe\.model"
+    r"sentencepiece\.bpe\.model|tekken\.json"
 )
 _MODEL = r"config\.json|generation_config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
 _RIGHTS = r"(LICENSE|LICENCE|NOTICE|USE_POLICY)(\.md|\.txt)?"
@@ -82,6 +85,8 @@ def select_files(folder: str | Path, kind: str, *, base_model: str | None = None
         _check_weights(files, folder)
     if kind == "pair":
         _check_code(files, folder)
+    if kind == "model":
+        _tell_of_code(folder)
     if kind == "adapter":
         _require(files, folder, "adapter_config.json", "adapter_model.safetensors")
         files["adapter_config.json"] = _with_base(files["adapter_config.json"], base_model)
@@ -179,6 +184,19 @@ def _check_code(files: dict[str, Path | bytes], folder: Path) -> None:
             )
     for name in [name for name in files if name.endswith(".py") and name not in expected]:
         del files[name]
+
+
+def _tell_of_code(folder: Path) -> None:
+    """Says which code the model needs and the repository will lack."""
+    names = _load(folder / "config.json").get("auto_map")
+    modules = {f"{name.split('.')[0]}.py" for name in map(str, (names or {}).values()) if "--" not in name}
+    if modules:
+        logger.warning(
+            "The model in %s needs %s, which is not published: code leaves this machine by your own hand only. Upload "
+            "it after you have read it; later pushes keep it.",
+            folder,
+            ", ".join(sorted(modules)),
+        )
 
 
 def _without_local_names(config: Path) -> Path | bytes:

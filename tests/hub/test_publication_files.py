@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 import hf_cong.hub.files
 from hf_cong.hub.files import check_path, is_local, select_files
 from hf_cong.hub.publication import publish
-from hf_cong.pair import ContrastivePairForCausalLM
+from hf_cong.pair import ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM
 from tests.hub.publishing import contents, publication
-from tests.tiny import tiny_lora, tiny_model, tiny_tokenizer
+from tests.tiny import tiny_base, tiny_lora, tiny_model, tiny_tokenizer
 
 TOKENIZER = {"tokenizer.json", "tokenizer_config.json", "chat_template.jinja"}
 MODEL = {"config.json", "generation_config.json", "model.safetensors", *TOKENIZER}
@@ -131,6 +131,33 @@ def test_names_of_this_machine(tmp_path, monkeypatch):
         assert is_local(name), name
     (tmp_path / "Qwen" / "Qwen2.5-0.5B").mkdir(parents=True)
     assert is_local("Qwen/Qwen2.5-0.5B")  # `from_pretrained` would take it
+
+
+@pytest.mark.parametrize("shape", ["lora", "steered"])
+def test_every_shape_of_a_pair_is_published_with_its_own_code(saved, tmp_path, shape):
+    adapted, policy, reference = tiny_lora("llama")
+    if shape == "lora":
+        pair = ContrastivePairForCausalLM.from_pair(adapted)
+    else:
+        pair = EmulatedFineTuningForCausalLM.from_pair(tiny_base("llama"), policy, reference)
+    pair.save_pretrained(tmp_path)
+    files, left = select_files(tmp_path, "pair")
+    assert {name for name in files if name.endswith(".py")} == {*type(pair).source_code()} and not left
+    (tmp_path / "setup.py").write_text("evil")
+    assert select_files(tmp_path, "pair").left == ("setup.py",)
+
+
+def test_code_of_others_is_told_of_and_not_published(saved, tmp_path, caplog):
+    shutil.copytree(saved / "model", tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    config = json.loads(path.read_text())
+    (tmp_path / "model" / "modeling_x.py").write_text("evil")
+    path.write_text(json.dumps({**config, "auto_map": {"AutoConfig": "org/x--configuration_x.X"}}))
+    select_files(tmp_path / "model", "model")
+    assert not caplog.text  # found where it says
+    path.write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}))
+    assert "modeling_x.py" in select_files(tmp_path / "model", "model").left
+    assert "needs modeling_x.py, which is not published" in caplog.text
 
 
 def test_other_code_than_that_of_the_package_is_not_published(saved, tmp_path):

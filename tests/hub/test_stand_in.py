@@ -29,6 +29,7 @@ from huggingface_hub.errors import (
 )
 
 from tests.hub.git import File
+from tests.hub.wire import Account
 
 
 @pytest.fixture
@@ -157,6 +158,16 @@ def test_what_a_token_may_do(hub, api):
     assert HfApi(token=hub.read_token).create_repo("alice/mine", exist_ok=True).repo_id == "alice/mine"
 
 
+def test_a_token_for_some_namespaces(hub):
+    hub.accounts["for-org"] = Account("alice", "fineGrained", ("org",))
+    api = HfApi(token="for-org")
+    token = api.whoami()["auth"]["accessToken"]
+    assert token["role"] == "fineGrained" and token["fineGrained"]["scoped"][0]["entity"]["name"] == "org"
+    api.create_repo("org/finely")
+    with refused(403):
+        api.create_repo("alice/finely")
+
+
 def test_a_private_repository_is_not_there_for_others(hub, api):
     api.create_repo("alice/secret", private=True)
     api.upload_file(path_or_fileobj=b"x", path_in_repo="x", repo_id="alice/secret")
@@ -266,7 +277,11 @@ def test_collections(hub, api):
     api.update_collection_item(made.slug, items[1].item_object_id, note="best", position=0)
     api.delete_collection_item(made.slug, items[0].item_object_id)
     assert [item.item_id for item in get_collection(made.slug).items] == ["alice/in-second", "2510.07884"]
-    api.update_collection_metadata(made.slug, private=True, title="Pairs")
+    api.update_collection_metadata(made.slug, private=True, title="Pairs", description="x" * 150)
+    with refused(400):
+        api.update_collection_metadata(made.slug, description="x" * 151)
+    with refused(400):
+        api.add_collection_item(made.slug, "alice/in-first", "model", note="x" * 501)
     assert "Pairs" in [collection.title for collection in api.list_collections(owner="alice")]
     stranger = HfApi(token=hub.other_token)
     with refused(404):
