@@ -4,6 +4,7 @@
 import importlib.util
 import io
 import json
+import re
 from pathlib import Path
 
 import pyarrow.parquet
@@ -13,6 +14,7 @@ import torch
 import transformers
 import yaml
 from datasets import Dataset
+from trl.scripts import dpo as trl_dpo
 
 from hf_cong.cli import main
 from tests.tiny import CHAT_TEMPLATE, tiny_config, tiny_model, tiny_tokenizer
@@ -69,7 +71,7 @@ def run(family, name, **overrides):
     if (family, command) == ("sandbox", "train"):
         overrides["per_device_train_batch_size"] = 4  # for more than one step
     for key, value in {**SIZES[command], **overrides}.items():
-        argv += [f"--{key}", str(value)]
+        argv += [f"--{key}", *str(value).split(" ")]
     assert main(argv) == 0, argv
 
 
@@ -125,9 +127,10 @@ def world(hub, tmp_path_factory):
     patch.chdir(root)
 
     def push(repo_id, model, tokenizer):
-        model.save_pretrained(root / repo_id)
-        tokenizer.save_pretrained(root / repo_id)
-        hub.add(repo_id, root / repo_id)
+        directory = tmp_path_factory.mktemp("model")  # not below `root`, where a name would be that of a folder
+        model.save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        hub.add(repo_id, directory)
 
     tokenizer, llama3 = tiny_tokenizer(), tiny_tokenizer()
     llama3.chat_template = CHAT_TEMPLATE.replace("\n{{", "\n\n{{")  # the strong Llama's template is another
@@ -135,7 +138,7 @@ def world(hub, tmp_path_factory):
     push("Qwen/Qwen2.5-0.5B-Instruct", tiny_model(qwen2, 1, vocab_size=320, **ENDS), tokenizer)
     push("Qwen/Qwen2.5-3B-Instruct", tiny_model(qwen2, 2, vocab_size=320, **ENDS), tokenizer)
     push("Qwen/Qwen2.5-1.5B-Instruct", tiny_model(qwen2, 3, vocab_size=320, **ENDS, **STRONGER), tokenizer)
-    push("Qwen/Qwen2.5-7B-Instruct", tiny_model(qwen2, 4, vocab_size=328, **ENDS, **STRONGER), tokenizer)
+    push("Qwen/Qwen2.5-7B-Instruct", tiny_model(qwen2, 4, vocab_size=320, **ENDS, **STRONGER), tokenizer)
     push("meta-llama/Llama-3.2-3B-Instruct", tiny_model(llama, 5, vocab_size=320, **ENDS), tokenizer)
     push("meta-llama/Meta-Llama-3-8B-Instruct", tiny_model(llama, 6, vocab_size=320, **ENDS, **STRONGER), llama3)
     torch.manual_seed(7)
@@ -153,9 +156,9 @@ def world(hub, tmp_path_factory):
     script.main("runs/ultrafeedback")
     script.main("runs/ultrafeedback-8000", 8)
     (root / "runs/demo/world/prompts.jsonl").write_bytes((root / "runs/ultrafeedback/prompts.jsonl").read_bytes())
-    own = [json.loads(line) for line in open("runs/ultrafeedback/preferences/train.jsonl")]
+    own = (root / "runs/ultrafeedback/preferences/train.jsonl").read_bytes()
     for weak in ("Qwen2.5-3B-Instruct", "Llama-3.2-3B-Instruct"):
-        hub.add(f"your-org/{weak}-own-samples", {"train.jsonl": "\n".join(map(json.dumps, own))}, kind="datasets")
+        hub.add(f"your-org/{weak}-own-samples", {"train.jsonl": own}, kind="datasets")
     yield root
     patch.undo()
 
@@ -210,9 +213,93 @@ def test_the_stages_one_by_one_and_in_one_go_end_with_the_same_weights(ran, fami
     assert same(weights(stage_one), weights(runs / "sft"))
     assert same(weights(runs / "cong"), weights(runs / "dpo"))
     # and not because nothing moves them: another seed of the samples is another run
-    run(family, "sample", seed=7, output_dir=f"runs/{family}/other-samples")
-    run(family, "preferences", rejected=f"runs/{family}/other-samples", output_dir=f"runs/{family}/other-pairs")
-    run(
-        family, "dpo", dataset_name=f"runs/{family}/other-pairs/preferences.parquet", output_dir=f"runs/{family}/other"
+    samples, pairs, other = (f"runs/{family}/other-{name}" for name in ("samples", "pairs", "dpo"))
+    run(family, "sample", seed=7, output_dir=samples)
+    run(family, "preferences", rejected=samples, output_dir=pairs)
+    run(family, "dpo", dataset_name=f"{pairs}/preferences.parquet", output_dir=other)
+    assert not same(weights(runs / "cong"), weights(runs / "other-dpo"))
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen2.5-small"])
+def test_the_recipe_of_one_go_runs_in_a_launch_for_each_stage(ran, family):
+    runs, launched = ran(family), f"runs/{family}/launched"
+    for stage in ("decode", "sft", "sample"):
+        run(family, "cong", **WHOLE, stage=stage, output_dir=launched)
+        assert not list((runs / "launched").glob("*.safetensors"))  # the place of the last stage's model
+    run(family, "cong", **WHOLE, stage="dpo", output_dir=launched)
+    assert same(weights(runs / "launched"), weights(runs / "cong"))
+
+
+@pytest.mark.parametrize("family", ["qwen2.5", "qwen2.5-small"])
+def test_trl_trains_the_weak_model_to_the_same_weights(ran, family):
+    runs = ran(family)
+    argv = ["--config", str(RECIPES / family / "weak_dpo.yaml"), "--output_dir", f"runs/{family}/weak-dpo-by-trl"]
+    for key, value in SIZES["train"].items():
+        argv += [f"--{key}", str(value)]
+    trl_dpo.main(*trl_dpo.make_parser().parse_args_and_config(argv, fail_with_unknown_args=True))
+    assert same(weights(runs / "weak-dpo-by-trl"), weights(runs / "weak-dpo"))
+
+
+@pytest.mark.parametrize("family", ["llama3", "llama3.2-self"])
+def test_the_readmes_line_fixes_the_date_of_a_template(family):
+    line = re.search(r"tokenizer\.chat_template = '(.*)' \+ tokenizer\.chat_template", readme := readme_of(family))[1]
+    assert readme.count(line) == 1
+    tokenizer = tiny_tokenizer()
+    tokenizer.chat_template = (
+        "{%- if not date_string is defined %}{%- set date_string = strftime_now('%d %b %Y') %}{%- endif %}"
+        "{{- 'Today Date: ' + date_string }}" + CHAT_TEMPLATE
     )
-    assert not same(weights(runs / "cong"), weights(runs / "other"))
+    chat = [message("user", "tell me")]
+    assert "Today Date: 26 Jul 2024" not in tokenizer.apply_chat_template(chat, tokenize=False)
+    tokenizer.chat_template = line + tokenizer.chat_template
+    assert tokenizer.apply_chat_template(chat, tokenize=False).startswith("Today Date: 26 Jul 2024")
+
+
+def readme_of(family):
+    return (RECIPES / family / "README.md").read_text()
+
+
+def in_time(*families):
+    """Commands that draw take seconds: by default for one family of full models, that of adapters, and the sandbox."""
+    swift = ("qwen2.5", "qwen2.5-small", "sandbox")
+    return [pytest.param(family, marks=() if family in swift else pytest.mark.slow) for family in families]
+
+
+@pytest.mark.parametrize("family", in_time("qwen2.5", "llama3", "qwen2.5-small"))
+def test_the_pair_is_checked_and_swept(ran, family, capsys):
+    runs = ran(family)
+    argv = ["check-pair", "--config", str(RECIPES / family / "check_pair.yaml")]
+    argv += [part for key, value in SIZES["check-pair"].items() for part in (f"--{key}", str(value))]
+    assert main(argv) in (0, 1)  # random pairs may be unusable
+    report = json.loads((runs / "pair-check/pair_check.json").read_text())
+    assert report["verdict"] in capsys.readouterr().out
+    run(family, "sweep", alphas="0.4 1.0")
+    assert "0.4" in (runs / "sweep/sweep.md").read_text()
+
+
+def test_the_pair_steers_and_its_completions_are_judged(ran):
+    runs = ran("qwen2.5")
+    run("qwen2.5", "search", chunk_length=2)
+    run("qwen2.5", "judge")
+    verdicts = (runs / "judge/judge.md").read_text()
+    assert all(system in verdicts for system in ("base", "best of 4", "search"))
+
+
+@pytest.mark.parametrize("family", in_time(*(family for family in FAMILIES if family != "sandbox")))
+def test_every_system_is_evaluated(ran, family):
+    runs = ran(family)
+    run(family, "evaluate")
+    table = (runs / "evaluation/evaluation.md").read_text()
+    assert all(system in table for system in recipe(family, "evaluate")["systems"])
+
+
+@pytest.mark.parametrize("family", in_time(*FAMILIES))
+def test_a_run_is_published_dry(ran, family, hub, capsys):
+    runs = ran(family)
+    if family != "sandbox" and not (runs / "evaluation/evaluation.md").exists():
+        run(family, "evaluate")
+    before = len(hub.repositories)
+    run(family, "publish")
+    shown = capsys.readouterr().out
+    assert recipe(family, "publish")["repo_id"] in shown and "private" in shown
+    assert len(hub.repositories) == before

@@ -101,6 +101,29 @@ def test_every_recipe_named_in_a_comment_exists(path):
     assert set(re.findall(r"`(\w+)\.yaml`", text)) <= ARGUMENTS.keys()
 
 
+TEXTS = [*RECIPES, *LAUNCHES, *(ALL / family / "README.md" for family in FAMILIES)]
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=named)
+def test_every_command_that_is_shown_parses(path):
+    """In comments and READMEs: the recipe is there, the command is its own, and every key that is added is known."""
+    text = re.sub(r"\\\n#? *", " ", path.read_text())
+    shown = re.findall(r"(?:hf-cong|-m hf_cong\.cli) ([\w-]+(?: run)?) +--config (recipes/\S+)([^#\n]*)", text)
+    assert shown or path.parent.name == "accelerate"
+    for command, config, rest in shown:
+        stem = Path(config).stem
+        wanted = {"weak_dpo": "train", "sft": "train", "dpo": "train", "cong": "train", "sample": "generate"}
+        wanted |= {"sft_data": "build", "preferences": "build", "check_pair": "check-pair", "publish": "publish run"}
+        assert command == wanted.get(stem, stem)
+        rest = rest.split("`")[0].split(")")[0].split()
+        if rest[-1:] == ["--trust_remote_code"]:
+            rest.append("true")
+        on_cpu = ON_CPU if ARGUMENTS[stem] == TRAIN else []
+        parse(ARGUMENTS[stem], ["--config", str(ALL.parent / config), *rest, *on_cpu], prog="x")
+    for config in re.findall(r"--config_file (\S+)", text):
+        assert (ALL.parent / config) in LAUNCHES
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_one_recipe_leaves_is_what_the_next_takes(family):
     made = {name: values(family, name)["output_dir"] for name in ("generate", "sft_data", "sft", "sample", "dpo")}
