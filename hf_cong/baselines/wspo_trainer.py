@@ -123,8 +123,7 @@ class WSPOTrainer(SFTTrainer):
     ):
         if not isinstance(args, WSPOConfig):
             raise TypeError(f"`args` must be a `WSPOConfig`, got {type(args).__name__}.")
-        evals = eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset} if eval_dataset else {}
-        for name, dataset in {"train": train_dataset, **evals}.items():
+        for name, dataset in {"train": train_dataset, **_by_name(eval_dataset)}.items():
             if not isinstance(dataset, Dataset):
                 raise TypeError(
                     f"The dataset {name!r} must be a `datasets.Dataset`, got {type(dataset).__name__}: targets are "
@@ -151,8 +150,7 @@ class WSPOTrainer(SFTTrainer):
             )
         self._signature_columns = ["input_ids", "labels", "target_logps"]
         self.data_collator = TargetCollator(self._tokenizer.pad_token_id, pad_to_multiple_of=args.pad_to_multiple_of)
-        evals = self.eval_dataset if isinstance(self.eval_dataset, dict) else {}
-        evals = evals if self.eval_dataset is None or evals else {"eval": self.eval_dataset}
+        evals = _by_name(self.eval_dataset)
         self.train_dataset, *made = self._with_targets(
             [self.train_dataset, *evals.values()], weak_model, weak_reference_model
         )
@@ -240,6 +238,12 @@ class WSPOTrainer(SFTTrainer):
             return outputs
 
         return super().compute_loss(scored, inputs, return_outputs, num_items_in_batch)
+
+
+def _by_name(eval_dataset: Dataset | dict[str, Dataset] | None) -> dict[str, Dataset]:
+    if eval_dataset is None:
+        return {}
+    return eval_dataset if isinstance(eval_dataset, dict) else {"eval": eval_dataset}
 
 
 def _split(input_ids: list[int], labels: list[int]) -> tuple[list[int], list[int]]:
