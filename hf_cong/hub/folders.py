@@ -48,7 +48,7 @@ _WHAT = {
     "run": "the output of a training run",
 }
 _WRITING = ("max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "repetition_penalty", "seed")
-_ROLES = {"policy": "weak_model", "reference": "weak_reference_model", "base": "model"}
+_ROLES = {"base": "writer", "policy": "weak_model", "reference": "weak_reference_model"}
 
 
 def folder_kind(folder: str | Path) -> str | None:
@@ -208,7 +208,7 @@ def pair_publication(
     if (folder / "compression.json").is_file():
         names |= read_manifest(folder / "compression.json")["names"]
     manifest = {
-        "sources": {_ROLES[role]: _source(name) for role, name in names.items() if name},
+        "sources": {{**_ROLES, "base": "model"}[role]: _source(name) for role, name in names.items() if name},
         "settings": {name: config.get(name) for name in ("alpha", "beta", "plausibility_threshold")},
     }
     card = pair_card(
@@ -298,9 +298,7 @@ def dataset_publication(
         manifest["versions"] |= found["versions"]
     manifest["run"] = content_key(runs)
     manifest["sources"]["prompts"] = (
-        {"name": "unrecorded prompts", "commit": None, "license": None, "language": []}
-        if prompts is None
-        else _source(prompts, repo_type="dataset")
+        _unknown("unrecorded prompts") if prompts is None else _source(prompts, repo_type="dataset")
     )
     card = dataset_card(manifest, repo_id=repo_id, files=files, license=license, language=language)
     return Publication(
@@ -379,7 +377,7 @@ def _source(
     if cached := re.search(r"(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/?$", name):
         name, commit = f"{cached[1]}/{cached[2]}", cached[3]
     if is_local(name) and not Path(name).is_dir():
-        return {"name": Path(name).name, "commit": None, "license": None, "language": []}
+        return _unknown(Path(name).name)
     if commit is None and not is_local(name):
         try:
             commit = HfApi().repo_info(name, revision=revision, repo_type=repo_type, timeout=10.0).sha
@@ -388,28 +386,53 @@ def _source(
     return describe_source(name, commit, repo_type)
 
 
+def _unknown(name: str) -> dict[str, Any]:
+    """A source of which no more is known than its name."""
+    return {"name": name, "commit": None, "license": None, "language": []}
+
+
 def _writers(written: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The models that wrote a dataset, by their roles in a run: the pair, and the strong model."""
+    """The models that wrote a dataset, by what they are to it."""
     sources = {}
-    for role, manifest in written.items():
-        engine, identity = manifest.get("engine") or {}, (manifest.get("identity") or {}).get("engine")
-        named = identity if isinstance(identity, dict) else {}
-        members = [member for member in _ROLES if member in engine or member in named]
-        if role == "rejected":
-            members = []  # whatever it is made of, it is the strong model of this dataset
-        for member in members:
-            sources[_ROLES[member]] = _written_by(named.get(member), (engine.get(member) or {}).get("model"))
-        if not members:
-            given = manifest.get("model") or ["unknown"]  # of a dataset that came without its folder
-            name = engine.get("model") or " and ".join(map(str, given))
-            sources["model"] = _written_by(named.get("policy"), name)
+    for side, manifest in written.items():
+        sources |= {"model": _writer(manifest)} if side == "rejected" else _members(manifest)
     return sources
+
+
+def _members(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """The weak pair, and what it steers; or the one model that wrote alone."""
+    engine, named = _engine(manifest)
+    contrast = [facts.get(name) for facts in (engine, named) for name in ("alpha", "beta")]
+    if all(weight is None for weight in [*contrast, *manifest.get("alpha", ())]):
+        return {"writer": _writer(manifest)}
+    members = named if "policy" in named else engine
+    found = {
+        role: _written_by(named.get(member), (engine.get(member) or {}).get("model"))
+        for member, role in _ROLES.items()
+        if member in members
+    }
+    return found or {"weak_model": _writer(manifest)}  # a pair that was saved as one
+
+
+def _writer(manifest: dict[str, Any]) -> dict[str, Any]:
+    engine, named = _engine(manifest)
+    given = manifest.get("model") or ["unnamed"]  # the column of a dataset that came without its folder
+    return _written_by(named.get("policy") or named.get("vllm"), engine.get("model") or " and ".join(map(str, given)))
+
+
+def _engine(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What a run of [`generate_completions`] says of its engine: facts, and names with their commits."""
+    identity = (manifest.get("identity") or {}).get("engine")
+    return manifest.get("engine") or {}, identity if isinstance(identity, dict) else {}
 
 
 def _written_by(identity: str | None, name: str | None) -> dict[str, Any]:
     """A model that wrote: by its commit where that is known, else by the name it was loaded by."""
     known, at, commit = (identity or "").partition("@")
-    return _source(known, commit) if at else _source(name or "unknown")
+    if at:
+        return _source(known, commit)
+    short = _without_folders(name or "unnamed")
+    return _source(name) if name and " vs " not in name else _unknown(short)
 
 
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
