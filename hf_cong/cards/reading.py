@@ -69,21 +69,20 @@ def _read_file(file: Path) -> list[Result]:
         content = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is no JSON: {error}. Repeat the evaluation that wrote it.") from None
-    if (
-        isinstance(content, dict)
-        and isinstance(content.get("rows"), list)
-        and isinstance(content.get("systems"), dict)
-    ):
-        return _read_comparison(content)
     if isinstance(content, dict) and isinstance(content.get("results"), dict):
-        return _read_lm_eval(content)
+        of_ours = {"rows": list, "systems": dict, "settings": dict}
+        if all(isinstance(content.get(name), kind) for name, kind in of_ours.items()):
+            return _read_comparison(content)
+        if "rows" not in content and all(isinstance(scores, dict) for scores in content["results"].values()):
+            return _read_lm_eval(content)
     raise ValueError(
-        f"{file} is neither `evaluation.json` of `hf-cong evaluate` nor results of lm-eval: it has no `results`."
+        f"{file} is neither `evaluation.json` of `hf-cong evaluate` nor `results_*.json` of lm-eval. Pass the folder "
+        "that one of them wrote."
     )
 
 
 def _read_comparison(content: Mapping[str, Any]) -> list[Result]:
-    limit, baseline = content["settings"].get("limit"), content["settings"].get("baseline")
+    limit, baseline = content["settings"]["limit"], content["settings"]["baseline"]
     found = []
     for row in content["rows"]:
         value = _number(row.get("score"))
@@ -91,8 +90,6 @@ def _read_comparison(content: Mapping[str, Any]) -> list[Result]:
             logger.warning("%s has no score on %s, so none is on the card.", row["system"], row["task"])
             continue
         metric, _, kind = row["metric"].partition(",")
-        notes = [] if limit is None else [f"the first {limit} documents only"]
-        notes += [] if row.get("reason") is None else [row["reason"]]
         found.append(
             Result(
                 system=row["system"],
@@ -109,7 +106,8 @@ def _read_comparison(content: Mapping[str, Any]) -> list[Result]:
                 difference=row.get("difference"),
                 reading=row.get("reading"),
                 baseline=baseline,
-                note="; ".join(notes) or None,
+                is_trial=limit is not None,
+                note="; ".join(filter(None, (_trial(limit), row.get("reason")))) or None,
             )
         )
     return found
@@ -154,7 +152,8 @@ def _read_lm_eval(content: Mapping[str, Any]) -> list[Result]:
                     config=config.get("dataset_name") if _is_dataset(dataset) else None,
                     split=config.get("test_split") or config.get("validation_split"),
                     model=model,
-                    note=None if limit is None else f"the first {limit} documents only",
+                    is_trial=limit is not None,
+                    note=_trial(limit),
                 )
             )
     return found
@@ -170,6 +169,12 @@ def _named(content: Mapping[str, Any]) -> tuple[str, str | None]:
     if steered:
         return f"{name}, {', '.join(f'{key} {_short(arguments[key])}' for key in steered)}", None
     return name, model
+
+
+def _trial(limit: float | None) -> str | None:
+    if limit is None:
+        return None
+    return f"a trial on the first {f'{limit:g}' if limit >= 1 else f'{100 * limit:g} percent of the'} documents"
 
 
 def _short(value: object) -> str:

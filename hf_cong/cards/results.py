@@ -31,6 +31,7 @@ class Result:
         value (`float`): The score.
         filter (`str`, *optional*): Which of lm-eval's readings of an answer it is, where there are several.
         is_benchmark (`bool`, *optional*, defaults to `True`): Whether it is a task of lm-eval.
+        is_trial (`bool`, *optional*, defaults to `False`): Whether it is over the first documents only.
         stderr (`float`, *optional*): Its standard error.
         documents (`int`, *optional*): How many documents it is over.
         num_fewshot (`int`, *optional*): Solved examples in the prompt.
@@ -41,7 +42,7 @@ class Result:
         difference (`dict`, *optional*): To the baseline: `mean`, `low`, `high`.
         reading (`str`, *optional*): What that difference shows, such as `"undecided"`.
         baseline (`str`, *optional*): The system that it was compared with.
-        note (`str`, *optional*): What a reader must know, such as a trial on few documents.
+        note (`str`, *optional*): What a reader must know of it.
     """
 
     system: str
@@ -50,6 +51,7 @@ class Result:
     value: float
     filter: str | None = None
     is_benchmark: bool = True
+    is_trial: bool = False
     stderr: float | None = None
     documents: int | None = None
     num_fewshot: int | None = None
@@ -65,7 +67,7 @@ class Result:
 
 
 def model_index(name: str, results: Iterable[Result]) -> list[dict[str, Any]] | None:
-    """The `model-index` of a card: results of the one system that it is about, which it calls `name`."""
+    """The `model-index` of a card: benchmarks, as a whole, of the one system that it is about and calls `name`."""
     entries = [
         EvalResult(
             task_type="text-generation",
@@ -80,7 +82,7 @@ def model_index(name: str, results: Iterable[Result]) -> list[dict[str, Any]] | 
             metric_value=result.value,
         )
         for result in results
-        if result.is_benchmark
+        if result.is_benchmark and not result.is_trial
     ]
     return eval_results_to_model_index(name, entries) if entries else None
 
@@ -95,7 +97,7 @@ def eval_results_files(results: Iterable[Result], *, repo_id: str) -> dict[str, 
     """
     files = {}
     for result in results:
-        if result.task not in _LEADERBOARDS or result.note is not None:  # a note says that it is not the whole task
+        if result.task not in _LEADERBOARDS or result.is_trial:
             continue
         dataset, task, metric = _LEADERBOARDS[result.task]
         if (result.metric, result.filter) != metric:
