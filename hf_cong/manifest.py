@@ -13,6 +13,7 @@ from typing import Any
 
 from datasets import Dataset
 from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import HTTPError
 from peft import PeftConfig
 
@@ -119,8 +120,7 @@ class RunRecord:
         """
         if not self._main:
             return
-        known = self.facts["sources"]["prompts"]
-        if dataset_name is not None and (known is None or known["name"] != dataset_name):
+        if dataset_name is not None and dataset_name != self.facts["sources"]["prompts"]["name"]:
             self.facts["sources"]["prompts"] = _dataset_source(dataset_name)
         if tags is not None:
             self.facts["tags"] = [tags] if isinstance(tags, str) else list(tags)
@@ -202,14 +202,15 @@ def _source(name: str, identity: str) -> dict[str, Any]:
     return describe_source(name, commit_of(identity).get("revision"))
 
 
-def _prompts_source(dataset: Dataset) -> dict[str, Any] | None:
-    """A dataset, told by the files that it was read from; `None` if it was made in memory."""
-    for file in dataset.download_checksums or ():
-        name, at, rest = file.removeprefix("hf://datasets/").partition("@")
-        if file.startswith("hf://datasets/") and at:
-            return describe_source(name, rest.split("/")[0], "dataset")
-        return _unknown(file)
-    return None
+def _prompts_source(dataset: Dataset) -> dict[str, Any]:
+    """A dataset, told by where it is kept: the cache of `datasets` names folders by commits, and so does the Hub's."""
+    for file in dataset.cache_files:
+        commit = Path(file["filename"]).parent.name
+        if re.fullmatch("[0-9a-f]{40}", commit):
+            for snapshot in Path(HF_HUB_CACHE).glob(f"datasets--*/snapshots/{commit}"):
+                name = snapshot.parents[1].name.removeprefix("datasets--").replace("--", "/")
+                return describe_source(name, commit, "dataset")
+    return _unknown("unrecorded prompts")
 
 
 def _dataset_source(name: str) -> dict[str, Any]:
@@ -230,6 +231,6 @@ def _unknown(path: str) -> dict[str, Any]:
 
 def _better(source: dict | None, earlier: dict | None) -> dict | None:
     if source is None or earlier is None:
-        return source or earlier
+        return source
     same = (source["name"], source["commit"]) == (earlier["name"], earlier["commit"])
     return earlier if same and source["license"] is None else source

@@ -102,7 +102,11 @@ def _trained_card(
         "library_name": "peft" if kind == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
         "language": languages(language, sources.get("prompts"), sources.get("model")),
-        "tags": _tags(stages, stage) + (["lora"] if kind == "adapter" else []),
+        "tags": [
+            *_tags(stages, stage),
+            *(["lora"] if kind == "adapter" else []),
+            *map(plain, manifest.get("tags") or []),
+        ],
         "model-index": model_index(repo_id.split("/")[-1], measured),
     }
     facts = {

@@ -36,10 +36,10 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def hub_id(source: Mapping[str, Any] | None) -> str | None:
-    """The repository of a source; `None` if it is not known to be on the Hub."""
-    if source is None or source.get("commit") is None or not _REPO_ID.fullmatch(str(source["name"])):
+    """The repository of a source; `None` if it is not known to be on the Hub. The name of a path has no folders."""
+    if source is None or not _REPO_ID.fullmatch(str(source["name"])):
         return None
-    return source["name"]
+    return source["name"] if source.get("commit") is not None or "/" in source["name"] else None
 
 
 def hub_link(repo_id: str, repo_type: str = "model") -> HubLink:
