@@ -18,6 +18,7 @@ from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
     set_seed,
@@ -29,9 +30,11 @@ from .chain import Chain, strong_identity
 from .checkpoints import commit_of, content_key, damage, seal
 from .cong_config import ConGConfig
 from .cong_trainer import ConGTrainer
+from .engines import Engine
 from .lending import FineTuner, train_and_keep
+from .manifest import RunRecord
 from .pair.modeling_stacks import lookup
-from .stages import check_prompt_lengths, check_strong_model, pair_identity, reported
+from .stages import check_prompt_lengths, check_strong_model, reported
 
 _SHARDING = ("deepspeed", "fsdp", "fsdp_config")
 
@@ -94,32 +97,39 @@ class StagedRun:
         if self.tokenizer.pad_token is None:  # as DPOTrainer does
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.identity = self.chain.identity(strong, self.tokenizer)
+        self.chain.meet(self._config(), self.tokenizer)
 
     def launch(self, stage: str) -> None:
         """Runs the stage of this name but `dpo`, of which there is a [`trainer`]."""
+        record = RunRecord(self.chain, None if self.peft_config is None else self.model)
+        record.begin(self.identity, self.model, self.peft_config)
         with reported(stage):
             {"decode": self.decode, "sft": self.sft, "sample": self.sample}[stage]()
+        if "sft" in self.chain.stages:
+            record.fine_tuned(self.chain.root / self.chain.stages["sft"].split("/")[0])
+        record.ended("sft" if stage == "sft" else "data")
 
     def decode(self) -> None:
-        """Writes the chosen completions with the weak pair."""
+        """Writes the chosen completions with the weak pair, or with the strong model that it steers."""
         if not self._left("decode"):
             return
         self._check_replicated("decode")
         with torch.device("meta"):  # what is refused before hours of decoding takes no weights to see
-            config = AutoConfig.from_pretrained(
-                self.model, **self._where, trust_remote_code=self.args.trust_remote_code
-            )
-            strong = AutoModelForCausalLM.from_config(config, trust_remote_code=self.args.trust_remote_code)
+            strong = AutoModelForCausalLM.from_config(self._config(), trust_remote_code=self.args.trust_remote_code)
         check_strong_model(strong, self.tokenizer, self.chain.splits, self.args)
         if self.args.invalid_prompts == "raise":
             check_prompt_lengths(strong, self.tokenizer, self.chain.splits, self.args.max_new_tokens)
-        self.chain.chosen(self._pair_in_vllm if self.args.engine == "vllm" else self.chain.pair)
+        load = self._writer_in_vllm if self.args.engine == "vllm" else self._writer
+        # The pair is in half precision itself; the strong model, as in `sample`, by autocast.
+        half = _half(self.args) if self.chain.steering is not None else None
+        with torch.autocast(self.args.device.type, half, enabled=half is not None):
+            self.chain.chosen(load, self.identity)
 
     def sft(self) -> Path | None:
         """Fine-tunes the strong model on them. Returns where it is: a whole model, or an adapter, of its own worth."""
         if not self._left("sft"):
             return None
-        rows = self.chain.sft_rows(self.chain.chosen(None), self.tokenizer)
+        rows = self.chain.sft_rows(self.chain.chosen(None, self.identity), self.tokenizer)
         directory = self.chain.begin_sft(self.identity, rows["train"])
         rows = {name: dataset.select_columns(["prompt", "completion"]) for name, dataset in rows.items()}
         names = ("model_init_kwargs", "trust_remote_code", "report_to", "run_name", *_SHARDING)
@@ -140,17 +150,23 @@ class StagedRun:
 
         if damage(directory / "final") is not None:
             train_and_keep(build, settings, directory, rows)
+        self.chain.stages["sft"] = f"{directory.name}/final"
         return directory / "final"
 
     def sample(self) -> None:
-        """Samples the strong model as `sft` left it: the rejected completions of the pairs."""
+        """
+        Samples the strong model as `sft` left it: the rejected completions of the pairs.
+
+        With `rejected_from="base"`, it is the strong model before `sft`, which then need not have ended.
+        """
         if not self._left("sample"):
             return
         self._check_replicated("sample")
-        chosen, sft, policy, final = self._stage_one()
+        chosen, sft, policy, final = self._stage_one(ended=self.args.rejected_from == "policy")
         load = self._policy_in_vllm if self.args.engine == "vllm" else self._policy
         with torch.autocast(self.args.device.type, _half(self.args), enabled=_half(self.args) is not None):
-            self.chain.pairs(chosen, sft, policy, functools.cache(lambda: load(final)), self.tokenizer)
+            engine = functools.cache(lambda: load(final))
+            self.chain.pairs(chosen, sft, policy, engine, self.tokenizer, self.identity)
 
     def trainer(self, **kwargs: Any) -> ConGTrainer:
         """
@@ -167,7 +183,7 @@ class StagedRun:
             )
         if self.chain.pairs_missing:
             chosen, sft, policy, final = self._stage_one()
-            data = self.chain.pairs(chosen, sft, policy, None, self.tokenizer)
+            data = self.chain.pairs(chosen, sft, policy, None, self.tokenizer, self.identity)
             if final is not None:
                 model = str(final) if self.peft_config is None else self._policy(final, trainable=True)
         if isinstance(model, str):
@@ -182,8 +198,8 @@ class StagedRun:
             processing_class=self.tokenizer,
             **kwargs,
         )
+        trainer.model.config._name_or_path = self.model  # not the directory of stage I: it goes into the card
         trainer.take_over(self.chain, self.identity)
-        trainer.model.config._name_or_path = self.model  # for the card
         set_seed(args.seed)  # the sampler's seed is torch's initial seed
         return trainer
 
@@ -207,14 +223,19 @@ class StagedRun:
                 "`torchrun`, or with an accelerate configuration without FSDP and DeepSpeed."
             )
 
-    def _stage_one(self) -> tuple[dict[str, Dataset], dict[str, Dataset], str, Path | None]:
-        """Chosen completions, rows of `sft`, and the name and place of the weights that it left, if it ran."""
-        chosen = self.chain.chosen(None)
+    def _stage_one(self, ended: bool = True) -> tuple[dict[str, Dataset], dict[str, Dataset], str, Path | None]:
+        """Chosen completions, rows of `sft`, and the name and place of the weights that it left, if it `ended`."""
+        chosen = self.chain.chosen(None, self.identity)
         sft = self.chain.sft_rows(chosen, self.tokenizer)
         final = None
-        if self.args.sft_num_train_epochs > 0:
+        if ended and self.args.sft_num_train_epochs > 0:
             final = self.chain.fine_tuned(self.identity, sft["train"])
+            self.chain.stages["sft"] = f"{final.parent.name}/final"
         return chosen, sft, self.chain.policy(self.identity, sft["train"]), final
+
+    def _config(self) -> PreTrainedConfig:
+        """The configuration of the strong model."""
+        return AutoConfig.from_pretrained(self.model, **self._where, trust_remote_code=self.args.trust_remote_code)
 
     def _init_kwargs(self, model: str) -> dict[str, Any]:
         """How TRL is to load the strong model as it was named, or the weights that `sft` left."""
@@ -238,14 +259,17 @@ class StagedRun:
             model = PeftModel.from_pretrained(model, final, is_trainable=trainable, use_safetensors=True)
         return model
 
+    def _writer(self) -> PreTrainedModel | Engine:
+        return self.chain.writer(lambda: self._policy(None))
+
     # vLLM loads directories, and one process drives all devices.
 
-    def _pair_in_vllm(self) -> "vllm.LLM":  # noqa: F821
-        identity = pair_identity(self.chain.weak, self.chain.weak_id, self.args)
-        directory = self.chain.root / f"pair-{content_key(identity)}"
+    def _writer_in_vllm(self) -> "vllm.LLM":  # noqa: F821
+        writer_id, tokenizer = self.chain.writer_identity(self.identity)
+        directory = self.chain.root / f"pair-{content_key(writer_id)}"
         if damage(directory) is not None:
-            self.chain.pair().cpu().save_pretrained(directory)
-            self.chain.weak_tokenizer.save_pretrained(directory)
+            self._writer().cpu().save_pretrained(directory)
+            tokenizer.save_pretrained(directory)
             seal(directory)
         return self._vllm(directory)
 

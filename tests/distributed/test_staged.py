@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """One launch per stage ends as one launch of all, and each finds what the other left."""
 
+import json
 import shutil
 
 import pytest
@@ -87,6 +88,10 @@ def test_launches_by_stage_leave_the_bytes_of_one_launch(models, tmp_path, with_
     }
     assert sorted(once) == sorted(by_stage)
     assert once == by_stage
+    manifests = [json.loads((tmp_path / name / "_cong/manifest.json").read_text()) for name in ("once", "staged")]
+    for name in ("run", "stages", "counts", "sources", "settings"):
+        assert manifests[0][name] == manifests[1][name], name
+    assert set(manifests[0]["measures"]) == set(manifests[1]["measures"]) == {"sft", "dpo"}
 
 
 def test_what_would_make_them_differ_does(models, tmp_path, monkeypatch):
