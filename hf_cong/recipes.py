@@ -8,6 +8,7 @@ public or replace what is on the Hub; an unknown key is an error. Any key can be
 
 import argparse
 import difflib
+import json
 import re
 from pathlib import Path
 from types import NoneType, UnionType
@@ -227,3 +228,11 @@ def _refuse_by_hand_only(value: object, path: Path):
     elif isinstance(value, list):
         for inner in value:
             _refuse_by_hand_only(inner, path)
+    elif isinstance(value, str) and value.lstrip().startswith(("{", "[")):
+        try:  # a mapping may be given as JSON, as on the command line
+            inner = json.loads(value)
+        except RecursionError:
+            raise ValueError(f"{path} holds JSON that is nested too deeply: {value[:80]}. Correct it.") from None
+        except json.JSONDecodeError:
+            return  # whoever reads it says what is wrong
+        _refuse_by_hand_only(inner, path)
