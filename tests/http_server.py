@@ -11,6 +11,7 @@ class JsonHandler(BaseHTTPRequestHandler):
     """Answers in JSON, or with bytes as they are, and logs nothing."""
 
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # the body follows the headers at once
 
     def _send(self, status, content):
         data = content if isinstance(content, bytes) else json.dumps(content).encode()

@@ -1,8 +1,8 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Which files of a folder may leave this machine, by what the folder is. Everything else stays, and is named.
 
-Allowed is what `from_pretrained` and `load_dataset` read, by name: no pickle, no state of a trainer, no journal, and
-no code but the modules of a pair, as this package has them.
+Allowed is what `from_pretrained` and `load_dataset` read, by name: nothing that runs when it is read, no state of a
+trainer, no journal, and no code but the modules of a pair, as this package has them.
 """
 
 import json
@@ -40,6 +40,16 @@ _PAIRS = {
 }
 # Where versions of transformers wrote down what something was loaded from, which none of them reads.
 _LOADED_FROM = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file")
+# Why something stays: the first that fits.
+_REASONS = {
+    r"(.*/)?\..*": "hidden",
+    r"README\.md": "the card is written anew",
+    r".*\.(bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|h5|msgpack)": "loading it can run code",
+    r".*\.py": "code of others",
+    r"checkpoint-\d+/|_.*|.*journal.*\.jsonl": "for a restart",
+    r".*(optimizer|scheduler|rng_state|trainer_state|global_step).*": "for a restart",
+    r".*": "nothing that loads the repository reads it",
+}
 _RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
 
 
@@ -120,6 +130,11 @@ def check_path(path: str, kind: str) -> None:
     raise ValueError(
         f"`files` has the path {path!r:.80}, which is not published: {reason}. Rename it or leave it out."
     )
+
+
+def why_it_stays(path: str) -> str:
+    """In words, why a path of [`Selection.left`] is not published."""
+    return next(reason for pattern, reason in _REASONS.items() if re.fullmatch(pattern, path, re.DOTALL))
 
 
 def is_local(name: str) -> bool:

@@ -7,6 +7,7 @@ Knows nothing of the Hub but the token of this session, and never says what it f
 import os
 import re
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 import pyarrow.parquet
@@ -15,22 +16,22 @@ from safetensors import SafetensorError, safe_open
 
 # kind -> (what every one of them holds, which is found fast; what it looks like)
 _KINDS = {
-    "a Hugging Face token": (("hf_", "api_org_"), r"(?:hf_|api_org_)(?:oauth_|jwt_)?[A-Za-z0-9]{20,}"),
+    "a Hugging Face token": (("hf_", "api_org_"), r"(?:hf_|api_org_)(?:oauth_|jwt_)?[A-Za-z0-9]{16,}"),
     "a GitHub token": (("gh", "github_pat_"), r"(?:gh[oprsu]_|github_pat_)[A-Za-z0-9_]{20,}"),
     "a GitLab token": (("glpat-",), r"glpat-[A-Za-z0-9_-]{20,}"),
     "an AWS key": (("AKIA", "ASIA"), r"(?<![A-Za-z0-9+/])A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9+/])"),
-    "an OpenAI or Anthropic key": (("sk-",), r"(?<![A-Za-z0-9])sk-(?:[A-Za-z0-9]+-)*[A-Za-z0-9_]{20,}"),
+    "an OpenAI or Anthropic key": (("sk-",), r"(?<![A-Za-z0-9])sk-(?:[A-Za-z0-9]{1,20}-){0,4}[A-Za-z0-9_]{20,}"),
     "a Google key": (("AIza",), r"AIza[A-Za-z0-9_-]{35}"),
     "a Slack token": (("xox",), r"xox[abeoprs]-[A-Za-z0-9-]{10,}"),
     # In JSON the lines of a key end with a backslash and a letter.
     "a private key": (
         ("PRIVATE KEY",),
-        r"-----BEGIN [A-Z ]*PRIVATE KEY[A-Z ]*-----(?:\\[nr]|\s)*(?:Proc-Type|Version|Comment|[A-Za-z0-9+/=]{8})",
+        r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY[A-Z ]{0,20}-----(?:\\[nr]|\s)*(?:Proc-Type|Version|Comment|[\w+/=]{8})",
     ),
 }
 _KINDS = {kind: (starts, re.compile(pattern)) for kind, (starts, pattern) in _KINDS.items()}
 _BATCH = 1000  # rows of a table
-_SHOWN = 20  # places in an error
+_SHOWN = 20  # places of one file in an error
 
 
 def check_secrets(files: dict[str, Path | bytes]) -> None:
@@ -50,34 +51,35 @@ def check_secrets(files: dict[str, Path | bytes]) -> None:
     for name, content in files.items():
         if kind := find_secret(name):
             found.append(f"the name {redact(name)!r} holds {kind}")
-        found += [f"{redact(name)}, {place} holds {kind}" for place, kind in _scan(name, content)]
+        places = [f"{redact(name)}, {place} holds {kind}" for place, kind in islice(_scan(name, content), _SHOWN)]
+        found += [*places, f"and perhaps more of {redact(name)}"] if len(places) == _SHOWN else places
     if found:
-        more = f"; and {len(found) - _SHOWN} more places" if len(found) > _SHOWN else ""
         raise ValueError(
-            f"Nothing was uploaded: {'; '.join(found[:_SHOWN])}{more}. Take it out and repeat the "
+            f"Nothing was uploaded: {'; '.join(found)}. Take it out and repeat the "
             "command. A token that other people may have seen must be revoked where it was made."
         )
 
 
 def find_secret(text: str) -> str | None:
     """What kind of secret a text holds, in words; `None` if it holds none that is known."""
-    return next((kind for kind, _ in _matches(text)), None)
+    return next(iter(_secrets(text).values()), None)
 
 
 def redact(text: str) -> str:
     """The text with `***` in place of every secret."""
-    for _, secret in list(_matches(text)):
+    for secret in _secrets(text):
         text = text.replace(secret, "***")
     return text
 
 
-def _matches(text: str) -> Iterator[tuple[str, str]]:
-    for own in (get_token(), os.environ.get("OPENAI_API_KEY")):
-        if own and own in text:
-            yield "a token of this session", own
+def _secrets(text: str) -> dict[str, str]:
+    """Every secret in a text, with its kind."""
+    own = (get_token(), os.environ.get("OPENAI_API_KEY"))
+    found = {secret: "a token of this session" for secret in own if secret and len(secret) >= 8 and secret in text}
     for kind, (starts, pattern) in _KINDS.items():
         if any(start in text for start in starts):
-            yield from ((kind, match[0]) for match in pattern.finditer(text))
+            found = {**dict.fromkeys(pattern.findall(text), kind), **found}
+    return found
 
 
 def _scan(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
@@ -89,7 +91,7 @@ def _scan(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
     else:
         data = content if isinstance(content, bytes) else content.read_bytes()
         text = data.replace(b"\0", b"").decode("latin-1")  # without its zeros, UTF-16 reads as ASCII
-        for kind, secret in _matches(text):
+        for secret, kind in _secrets(text).items():
             yield f"line {1 + text.count(chr(10), 0, text.index(secret))}", kind
 
 
@@ -118,9 +120,11 @@ def _scan_table(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
         columns = [field.name for field in schema if re.search("string|binary|extension", str(field.type))]
         first = 0
         for batch in table.iter_batches(_BATCH, columns=columns):
-            for number, row in enumerate(batch.to_pylist(), first):
-                if kind := find_secret("\n".join(_texts(row))):
-                    yield f"row {number}", kind
+            rows = batch.to_pylist()
+            if find_secret("\n".join(_texts(rows))):
+                for number, row in enumerate(rows, first):
+                    if kind := find_secret("\n".join(_texts(row))):
+                        yield f"row {number}", kind
             first += len(batch)
 
 

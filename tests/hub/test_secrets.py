@@ -3,6 +3,7 @@
 
 import json
 import logging
+import time
 from pathlib import Path
 
 import numpy as np
@@ -45,6 +46,13 @@ def test_each_kind_is_known(kind, secret):
         assert secret not in redact(text) and "***" in redact(text)
 
 
+@pytest.mark.parametrize("start", ["sk-", "sk-a-", "hf_", "-----BEGIN PRIVATE KEY", "-----BEGIN " + " " * 50, "xox"])
+def test_no_text_takes_for_ever(start):
+    begin = time.process_time()
+    find_secret(start * 200_000 + "!")
+    assert time.process_time() - begin < 10  # a quadratic pattern needs hours
+
+
 @pytest.mark.parametrize(
     "text",
     [
@@ -68,6 +76,13 @@ def test_the_package_itself_holds_none():
 
 def test_the_secrets_of_this_session_are_known_whatever_they_look_like(monkeypatch):
     assert find_secret("the token is alice-writes.") == "a token of this session"
+    with pytest.raises(ValueError, match="line 2 holds a token of this session; b") as error:
+        check_secrets({"a": b"x\ntoken: alice-writes", "b": b"alice-writes"})
+    assert "alice-writes" not in str(error.value)
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    assert find_secret(f"x {TOKEN} y") == "a token of this session"
+    with pytest.raises(ValueError, match="^Nothing was uploaded: a, line 1 holds a token of this session. Take"):
+        check_secrets({"a": TOKEN.encode()})  # one secret, named once
     monkeypatch.setenv("HF_TOKEN", "another")
     assert find_secret("the token is alice-writes.") is None
     monkeypatch.setenv("OPENAI_API_KEY", "of-a-server-of-mine")
@@ -161,9 +176,9 @@ def test_the_row_is_told(tmp_path, nth):
     check_secrets({"sft/train.parquet": write_table(tmp_path / "rows.parquet", rows)})
 
 
-def test_many_rows_are_counted_and_twenty_are_named(tmp_path):
+def test_of_many_rows_twenty_are_named(tmp_path):
     path = write_table(tmp_path / "rows.parquet", [{"prompt": TOKEN}] * 50)
-    with pytest.raises(ValueError, match="row 19 holds .*; and 30 more places") as error:
+    with pytest.raises(ValueError, match="row 19 holds .*; and perhaps more of train.parquet") as error:
         check_secrets({"train.parquet": path})
     assert "row 20" not in str(error.value)
 
