@@ -62,8 +62,9 @@ def _publish(kind: str, args):
 
 
 def _publications(kind: str, source: list[str], options: dict) -> list:
+    from ..hub.data_folders import dataset_publication
     from ..hub.decoding import decoding_publication
-    from ..hub.folders import check_folder, dataset_publication, model_publication, pair_publication
+    from ..hub.folders import check_folder, model_publication, pair_publication
     from ..hub.run import run_publications
 
     if kind == "run":

@@ -44,7 +44,7 @@ _LOADED_FROM = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tok
 _REASONS = {
     r"(.*/)?\..*": "hidden",
     r"README\.md": "the card is written anew",
-    r".*\.(bin|pt|pth|ckpt|pkl|pickle|joblib|npy|npz|h5|msgpack)": "loading it can run code",
+    r".*\.(bin|pt|pth|ckpt|pkl|joblib|npy|npz|h5|msgpack)": "loading it can run code",
     r".*\.py": "code of others",
     r"checkpoint-\d+/|_.*|.*journal.*\.jsonl": "for a restart",
     r".*(optimizer|scheduler|rng_state|trainer_state|global_step).*": "for a restart",

@@ -1,28 +1,17 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""A folder on disk to what the Hub is to hold: a model, an adapter, a pair, or a dataset of several folders.
+"""A folder on disk to what the Hub is to hold: a model, an adapter, or a pair.
 
-What the card says comes from the manifests that lie beside the files and from their configurations. A path of this
-machine is cut to its last component, in cards and in rows.
+What the card says comes from the manifest that lies beside the files and from their configuration.
 """
 
-import io
 import json
-import logging
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-import pyarrow.parquet
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabled
-
 from ..cards import (
     Result,
     adapter_card,
-    dataset_card,
-    describe_source,
     eval_results_files,
     measured_as,
     model_card,
@@ -31,14 +20,13 @@ from ..cards import (
 )
 from ..checkpoints import content_key
 from ..journal import file_sha256, read_manifest
-from .files import is_local, select_files
+from .files import select_files
 from .publication import Publication
-
-logger = logging.getLogger(__name__)
+from .sources import source_of
 
 _PAIRS = ("contrastive_pair", "contrastive_lora_pair", "emulated_fine_tuning")
 # Which configuration of a dataset a file becomes.
-_CONFIGS = {"completions.parquet": "sft", "sft.parquet": "sft", "preferences.parquet": "preferences"}
+DATA_FILES = {"completions.parquet": "sft", "sft.parquet": "sft", "preferences.parquet": "preferences"}
 _WHAT = {
     "model": "a model",
     "adapter": "an adapter",
@@ -47,8 +35,7 @@ _WHAT = {
     "results": "an evaluation",
     "run": "the output of a training run",
 }
-_WRITING = ("max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "repetition_penalty", "seed")
-_ROLES = {"base": "writer", "policy": "weak_model", "reference": "weak_reference_model"}
+_ROLES = {"base": "model", "policy": "weak_model", "reference": "weak_reference_model"}
 
 
 def folder_kind(folder: str | Path) -> str | None:
@@ -69,7 +56,7 @@ def folder_kind(folder: str | Path) -> str | None:
         return "pair" if _parse(folder / "config.json").get("model_type") in _PAIRS else "model"
     if (folder / "evaluation.json").is_file() or any(folder.glob("results_*.json")):
         return "results"
-    if any((folder / name).is_file() for name in _CONFIGS):
+    if any((folder / name).is_file() for name in DATA_FILES):
         return "dataset"
     return "run" if (folder / "_cong").is_dir() else None
 
@@ -146,7 +133,7 @@ def model_publication(
         config = _parse(selected.files["adapter_config.json"])
         base = config["base_model_name_or_path"]
         adapter = {name: config.get(name) for name in ("r", "lora_alpha", "target_modules")}
-        source = _source(base, revision=None if base_model else config.get("revision"))
+        source = source_of(base, revision=None if base_model else config.get("revision"))
         manifest = {"adapter": adapter, **manifest, "sources": {**manifest.get("sources", {}), "model": source}}
     results, system, files = _results(evaluation, system, folder, repo_id)
     card = (adapter_card if kind == "adapter" else model_card)(
@@ -208,7 +195,7 @@ def pair_publication(
     if (folder / "compression.json").is_file():
         names |= read_manifest(folder / "compression.json")["names"]
     manifest = {
-        "sources": {{**_ROLES, "base": "model"}[role]: _source(name) for role, name in names.items() if name},
+        "sources": {_ROLES[role]: source_of(name) for role, name in names.items() if name},
         "settings": {name: config.get(name) for name in ("alpha", "beta", "plausibility_threshold")},
     }
     card = pair_card(
@@ -230,86 +217,6 @@ def pair_publication(
         card=card,
         private=private,
         left=selected.left,
-    )
-
-
-def dataset_publication(
-    folders: Sequence[str | Path],
-    *,
-    repo_id: str,
-    private: bool = True,
-    prompts: str | None = None,
-    license: str | None = None,
-    language: Sequence[str] = (),
-) -> Publication:
-    """
-    Completions and what was built of them, as one dataset: `sft` with `prompt` and `completion`, `preferences` with
-    `prompt`, `chosen` and `rejected`.
-
-    Args:
-        folders (`Sequence[str | Path]`):
-            Output directories of [`generate_completions`], [`build_sft_dataset`] and [`build_preference_dataset`]; of
-            each configuration one.
-        repo_id (`str`):
-            Where it goes.
-        private (`bool`, *optional*, defaults to `True`):
-            Whether only its namespace sees a new repository.
-        prompts (`str`, *optional*):
-            The Hub id of the dataset that the prompts are from, which no manifest tells.
-        license, language:
-            As for [`model_publication`].
-
-    Returns:
-        [`Publication`]: the files, and the card.
-
-    Raises:
-        FileNotFoundError: if there is no such folder, or the command that writes it has not ended.
-        ValueError: if a file is not as its manifest describes it, or two are of one configuration.
-    """
-    files, left, runs = {}, [], {}
-    manifest = {"sources": {}, "settings": {}, "counts": {}, "versions": {}}
-    for folder in map(Path, folders):
-        check_folder(folder, "dataset")
-        found = read_manifest(folder / "manifest.json")
-        selected = select_files(folder, "dataset")
-        names = [name for name in found["files"] if name in _CONFIGS and name in selected.files]
-        if len(names) != 1:
-            raise ValueError(
-                f"{folder / 'manifest.json'} is of {', '.join(found['files']) or 'no files'}; it must be of one of "
-                f"{', '.join(_CONFIGS)}. Pass the folder that `hf-cong generate` or `hf-cong build` wrote."
-            )
-        (name,) = names
-        config = _CONFIGS[name]
-        if config in runs:
-            raise ValueError(
-                f"{folder} is the second of the configuration `{config}`; a dataset has one of each. Publish them as "
-                "two datasets."
-            )
-        left += [f"{folder.name}/{path}" for path in {*selected.left, *selected.files} - {name}]
-        path = selected.files[name]
-        files[f"{config}/train.parquet"] = _as_trl(path) if name == "completions.parquet" else path
-        written = found.get("sources") or {"completions": found}
-        runs[config] = {role: source.get("identity", source) for role, source in written.items()}
-        runs[config]["drop_truncated"] = found.get("drop_truncated")
-        manifest["sources"] |= _writers(written)
-        first = next(iter(written.values()))  # the completions, or the chosen ones
-        manifest["settings"] |= {**_settings(first), "drop_truncated": found.get("drop_truncated")}
-        manifest["counts"]["dpo/train" if config == "preferences" else "sft/train"] = found["counts"]
-        manifest["versions"] |= found["versions"]
-    manifest["run"] = content_key(runs)
-    manifest["sources"]["prompts"] = (
-        _unknown("unrecorded prompts") if prompts is None else _source(prompts, repo_type="dataset")
-    )
-    card = dataset_card(manifest, repo_id=repo_id, files=files, license=license, language=language)
-    return Publication(
-        repo_id=repo_id,
-        repo_type="dataset",
-        kind="dataset",
-        run=manifest["run"],
-        files=files,
-        card=card,
-        private=private,
-        left=tuple(sorted(left)),
     )
 
 
@@ -368,99 +275,6 @@ def _is_conversational(files: dict[str, Path | bytes]) -> bool:
     if "chat_template.jinja" in files:
         return True
     return "tokenizer_config.json" in files and bool(_parse(files["tokenizer_config.json"]).get("chat_template"))
-
-
-def _source(
-    name: str, commit: str | None = None, *, revision: str | None = None, repo_type: str = "model"
-) -> dict[str, Any]:
-    """A source by its path or Hub id; of the latter, at the commit it was taken from, or else it is at now."""
-    if cached := re.search(r"(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/?$", name):
-        name, commit = f"{cached[1]}/{cached[2]}", cached[3]
-    if is_local(name) and not Path(name).is_dir():
-        return _unknown(Path(name).name)
-    if commit is None and not is_local(name):
-        try:
-            commit = HfApi().repo_info(name, revision=revision, repo_type=repo_type, timeout=10.0).sha
-        except (HfHubHTTPError, HTTPError, OfflineModeIsEnabled) as error:
-            logger.warning("At which commit %s is cannot be found out: %s", name, str(error).strip()[:200])
-    return describe_source(name, commit, repo_type)
-
-
-def _unknown(name: str) -> dict[str, Any]:
-    """A source of which no more is known than its name."""
-    return {"name": name, "commit": None, "license": None, "language": []}
-
-
-def _writers(written: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The models that wrote a dataset, by what they are to it."""
-    sources = {}
-    for side, manifest in written.items():
-        sources |= {"model": _writer(manifest)} if side == "rejected" else _members(manifest)
-    return sources
-
-
-def _members(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """The weak pair, and what it steers; or the one model that wrote alone."""
-    engine, named = _engine(manifest)
-    contrast = [facts.get(name) for facts in (engine, named) for name in ("alpha", "beta")]
-    if all(weight is None for weight in [*contrast, *manifest.get("alpha", ())]):
-        return {"writer": _writer(manifest)}
-    members = named if "policy" in named else engine
-    found = {
-        role: _written_by(named.get(member), (engine.get(member) or {}).get("model"))
-        for member, role in _ROLES.items()
-        if member in members
-    }
-    return found or {"weak_model": _writer(manifest)}  # a pair that was saved as one
-
-
-def _writer(manifest: dict[str, Any]) -> dict[str, Any]:
-    engine, named = _engine(manifest)
-    given = manifest.get("model") or ["unnamed"]  # the column of a dataset that came without its folder
-    return _written_by(named.get("policy") or named.get("vllm"), engine.get("model") or " and ".join(map(str, given)))
-
-
-def _engine(manifest: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What a run of [`generate_completions`] says of its engine: facts, and names with their commits."""
-    identity = (manifest.get("identity") or {}).get("engine")
-    return manifest.get("engine") or {}, identity if isinstance(identity, dict) else {}
-
-
-def _written_by(identity: str | None, name: str | None) -> dict[str, Any]:
-    """A model that wrote: by its commit where that is known, else by the name it was loaded by."""
-    known, at, commit = (identity or "").partition("@")
-    if at:
-        return _source(known, commit)
-    short = _without_folders(name or "unnamed")
-    return _source(name) if name and " vs " not in name else _unknown(short)
-
-
-def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
-    engine = manifest.get("engine") or {}
-    contrast = {name: engine.get(name) for name in ("alpha", "plausibility_threshold")}
-    return {**contrast, **{name: (manifest.get("identity") or {}).get(name) for name in _WRITING}}
-
-
-def _as_trl(path: Path) -> bytes:
-    """Completions as TRL reads them: after messages an assistant's turn. Models are named without their folders."""
-    rows = datasets.Dataset(pyarrow.parquet.read_table(path))
-    features = rows.features.copy()
-    columns = {name: rows[name][:] for name in ("model", "completion")}
-    short = {name: _without_folders(name) for name in set(columns["model"])}
-    columns["model"] = [short[name] for name in columns["model"]]
-    if not isinstance(rows.features["prompt"], datasets.Value):
-        columns["completion"] = [[{"role": "assistant", "content": text}] for text in columns["completion"]]
-        text = datasets.Value("string")
-        features["completion"] = datasets.List({"role": text, "content": text})
-    kept = {name: columns.get(name) or rows[name][:] for name in features}
-    content = io.BytesIO()
-    datasets.Dataset.from_dict(kept, features=features).to_parquet(content)
-    return content.getvalue()
-
-
-def _without_folders(model: str) -> str:
-    """`"/home/me/policy vs org/reference"` to `"policy vs org/reference"`."""
-    return " vs ".join(Path(name).name if is_local(name) else name for name in model.split(" vs "))
 
 
 def _parse(content: Path | bytes) -> dict:

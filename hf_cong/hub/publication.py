@@ -16,9 +16,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from .. import __version__
 from .account import explained, full_repo_id
-from .files import check_path
+from .files import check_path, why_it_stays
 from .repository import MARKER, Repository, find_repository
-from .secrets import check_secrets
+from .secrets import check_secrets, redact
 
 logger = logging.getLogger(__name__)
 
@@ -145,11 +145,16 @@ def describe(publication: Publication) -> str:
         f"{publication.repo_id}: {visibility} {publication.repo_type} ({publication.kind} of run {publication.run})",
         *(f"{addition.upload_info.size:>15,}  {path}" for path, addition in sorted(additions.items())),
         f"{sum(addition.upload_info.size for addition in additions.values()):>15,}  bytes, and {MARKER}",
-        *(["Not published: " + ", ".join(publication.left)] if publication.left else []),
+        *(f"     stays here  {_shown(path)}: {why_it_stays(path)}" for path in publication.left),
         f"{CARD}:",
         publication.card,
     ]
     return "\n".join(lines)
+
+
+def _shown(path: str) -> str:
+    """A name that anyone may have given, without what a terminal would obey and without tokens."""
+    return redact(path if path.isprintable() else repr(path))
 
 
 def _additions(publication: Publication) -> dict[str, CommitOperationAdd]:

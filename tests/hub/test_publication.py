@@ -141,7 +141,8 @@ def test_a_dry_run_asks_nobody_and_shows_all(hub, model):
     assert lines[0] == f"alice/dry: private model (model of run {RUN})"
     listed = {line.split()[1]: int(line.split()[0].replace(",", "")) for line in lines[1:5]}
     assert listed == {**{name: path.stat().st_size for name, path in model.items()}, "README.md": len(CARD)}
-    assert "Not published: training_args.bin, checkpoint-5/" in lines and described.endswith(CARD)
+    assert "     stays here  training_args.bin: loading it can run code" in lines
+    assert "     stays here  checkpoint-5/: for a restart" in lines and described.endswith(CARD)
     assert "public" in describe(publication("alice/dry", model, private=False)).splitlines()[0]
     publish(publication("alice/dry", model))
     assert {*listed, MARKER} == {*contents("alice/dry")}  # it said what came
