@@ -2,23 +2,21 @@
 """A training run publishes its stages as they end: what arrives, what never leaves, and what happens when it fails."""
 
 import json
-import logging
 import os
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 import yaml
-from datasets import Dataset, load_dataset
+from datasets import load_dataset
 from huggingface_hub import HfApi
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import hash_module
 
-from hf_cong import ConGConfig, ConGTrainer
 from hf_cong.hub.run import publish_run, run_publications
-from tests.distributed.run_cong import config, lora, prompts, strong_model, trainer, weak_pair
+from tests.distributed.run_cong import lora, prompts, strong_model, trainer, weak_pair
 from tests.hub.test_models import push
 from tests.tiny import tiny_tokenizer
 

@@ -1,0 +1,251 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""A run that publishes: refused before the work if it cannot, and never ended by a push that fails in its middle."""
+
+import json
+import shutil
+
+import pytest
+from huggingface_hub import HfApi, get_token
+from transformers import TrainerCallback
+
+from hf_cong import ConGConfig
+from hf_cong.hub.publication import Publication, publish
+from hf_cong.hub.run import publish_run, run_publications
+from tests.distributed.run_cong import chosen_rows, lora, pairs, prompts, strong_model, trainer
+from tests.hub.test_stage_pushes import commits, contents, make, manifest_of, sources, writes  # noqa: F401
+from tests.tiny import tiny_tokenizer
+
+pytestmark = pytest.mark.usefixtures("sources")
+
+
+# Refused at construction.
+
+
+def refused(tmp_path, hub, error, text, repo_id, **kwargs):
+    """Whether a run is refused before anything is loaded, written or sent."""
+    seen = len(hub.requests)
+    with pytest.raises(error, match=text):
+        make(tmp_path / "out", repo_id, train_dataset=prompts(4), **kwargs)
+    assert not (tmp_path / "out" / "_cong").exists()
+    assert not [address for method, address, _ in hub.requests[seen:] if method == "POST"]
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("token", "text"),
+    [
+        ("read_token", "may only read|may not write"),
+        ("other_token", "bob may not make"),
+        (None, "Nobody is logged in"),
+    ],
+)
+def test_who_may_not_write_is_told_before_the_work(tmp_path, hub, monkeypatch, token, text):
+    monkeypatch.setenv("HF_TOKEN", getattr(hub, token) if token else "")
+    assert get_token() == (getattr(hub, token) if token else None)
+    seen = refused(tmp_path, hub, PermissionError, text, "org/refused")
+    assert not [address for _, address, _ in hub.requests[seen:] if "steady-strong" in address]
+
+
+def test_a_name_that_is_taken_is_told_before_the_work(tmp_path, hub):
+    hub.add("org/taken-data", {"README.md": "mine"}, kind="datasets")
+    seen = refused(tmp_path, hub, ValueError, "org/taken-data has files of its own", "org/taken")
+    assert not [address for _, address, _ in hub.requests[seen:] if "steady-strong" in address]
+    make(tmp_path / "out", "org/taken", stages=False, train_dataset=prompts(4))  # the model's is free
+
+
+def test_a_name_of_another_run_is_told_before_the_work(tmp_path, hub):
+    marked = Publication("org/foreign-S", "model", "model", "0123456789abcdef", {"LICENSE": b"x"}, "---\n---\n")
+    publish(marked)
+    with pytest.raises(ValueError, match="org/foreign-S belongs to the run '0123456789abcdef'"):
+        make(tmp_path / "out", "org/foreign", train_dataset=prompts(4))
+    assert not (tmp_path / "out" / "_cong").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "text"),
+    [
+        ({"hub_token": "hf_secret"}, "hf auth login"),
+        ({"hub_strategy": "checkpoint"}, "optimizer states"),
+        ({"hub_strategy": "all_checkpoints"}, "optimizer states"),
+        ({"hub_revision": "dev"}, "main branch"),
+        ({"push_to_hub": False, "push_stages_to_hub": True}, "needs `push_to_hub=True`"),
+    ],
+)
+def test_settings_that_would_push_something_else(tmp_path, settings, text):
+    with pytest.raises(ValueError, match=text) as refusal:
+        ConGConfig(output_dir=tmp_path, **{"push_to_hub": True, **settings})
+    assert "hf_secret" not in str(refusal.value)
+    assert ConGConfig(output_dir=tmp_path, push_to_hub=True, hub_private_repo=None).hub_private_repo is True
+
+
+def test_an_adapter_on_a_local_base_is_told_before_the_work(tmp_path, hub):
+    strong_model().save_pretrained(tmp_path / "strong")
+    tiny_tokenizer().save_pretrained(tmp_path / "strong")
+    local = {"model": str(tmp_path / "strong"), "with_lora": True}
+    refused(tmp_path, hub, ValueError, "base of this one, 'strong', was not loaded by one", "org/local", **local)
+    made = make(tmp_path / "out", None, stages=False, train_dataset=pairs(4), settings={"push_to_hub": False}, **local)
+    made.train()
+    with pytest.raises(ValueError, match="--base_model ID"):
+        made.push_to_hub()
+    (publication,) = run_publications(
+        tmp_path / "out", repo_id="org/local", stages=["model"], base_model="alice/steady-strong"
+    )
+    assert json.loads(publication.files["adapter_config.json"])["base_model_name_or_path"] == "alice/steady-strong"
+    assert "base_model: alice/steady-strong" in publication.card and str(tmp_path) not in publication.card
+
+
+# The Hub fails in the middle.
+
+
+class Spoilt:
+    """Answers every change of one repository with a status, while `on`."""
+
+    def __init__(self, hub, name, status=501):
+        self.hub, self.name, self.status, self.on = hub, name, status, True
+        hub.misbehave = self
+
+    def __call__(self, method, address):
+        return self.status if self.on and self.name in address and "/commit/" in address else None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        self.hub.misbehave = lambda method, address: None
+
+
+class At(TrainerCallback):
+    """Does something when a log line of this name arrives."""
+
+    def __init__(self, name, act):
+        self.name, self.act = name, act
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if self.name in logs:
+            self.act()
+
+
+def test_a_push_that_fails_is_made_up_for_by_the_next(tmp_path, hub, caplog):
+    with Spoilt(hub, "back-S") as spoilt:
+        back = At("dpo/train/kept", lambda: setattr(spoilt, "on", False))
+        made = make(tmp_path, "org/back", callbacks=[back], train_dataset=prompts(8))
+        made.train()
+    assert "org/back-S is not published yet; the run goes on. The Hub answers with status 501" in caplog.text
+    assert len(commits("org/back-S")) == len(commits("org/back")) == 1
+
+
+def test_a_hub_that_stays_away_costs_no_work(tmp_path, hub):
+    with Spoilt(hub, "org/away"):
+        made = make(tmp_path, "org/away", train_dataset=prompts(8))
+        with pytest.raises(RuntimeError, match=r"Not everything is on the Hub\. .*hf-cong publish run --source"):
+            made.train()
+    assert manifest_of(tmp_path)["stages"]["dpo"] == "finished" and (tmp_path / "model.safetensors").exists()
+    assert commits("org/away-S") == []
+    published = publish_run(tmp_path, run_publications(tmp_path, repo_id="org/away"), repo_id="org/away")
+    assert [one.changed for one in published] == [True, True, True]
+    made.push_to_hub()  # the same run: nothing is left to do
+    assert len(commits("org/away")) == len(commits("org/away-S")) == len(commits("org/away-data", "dataset")) == 1
+
+
+@pytest.mark.parametrize("where", ["sft/train/kept", "sft/loss", "dpo/train/kept", "rewards/margins"])
+def test_killed_and_resumed_pushes_nothing_twice(tmp_path, hub, where):
+    def stop():
+        raise KeyboardInterrupt
+
+    repo_id = f"org/killed-{where.replace('/', '-')}"
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "out", repo_id, callbacks=[At(where, stop)], train_dataset=prompts(8)).train()
+    before = manifest_of(tmp_path / "out")
+    assert "dpo" not in before["stages"]
+    made = make(tmp_path / "out", repo_id, train_dataset=prompts(8))
+    made.train()
+    assert len(commits(repo_id)) == len(commits(f"{repo_id}-S")) == 1
+    assert len(commits(f"{repo_id}-data", "dataset")) <= 2
+    after = manifest_of(tmp_path / "out")
+    assert before["stages"].items() <= after["stages"].items() and before["sources"] == after["sources"]
+    whole = make(tmp_path / "whole", None, stages=False, settings={"push_to_hub": False}, train_dataset=prompts(8))
+    whole.train()
+    assert manifest_of(tmp_path / "whole") == after
+
+
+def test_the_run_may_go_on_elsewhere(tmp_path, hub):
+    """The same run in a new directory is the same run to the Hub."""
+    for place in ("here", "there"):
+        make(tmp_path / place, "org/moved", train_dataset=prompts(8)).train()
+    assert len(commits("org/moved")) == len(commits("org/moved-S")) == 1
+    with pytest.raises(ValueError, match="belongs to the run"):
+        make(tmp_path / "other", "org/moved", train_dataset=prompts(8), settings={"alpha": 0.7})
+
+
+# Without stages.
+
+
+def test_checkpoints_are_pushed_without_what_resumes_them(tmp_path, hub):
+    settings = {"hub_strategy": "every_save", "save_strategy": "steps", "save_steps": 1}
+    made = make(tmp_path, "alice/every-save", stages=False, train_dataset=pairs(8), settings=settings)
+    made.train()
+    assert commits("alice/every-save") == ["Training in progress, step 1", "Training in progress, step 2"]
+    assert (tmp_path / "checkpoint-2" / "optimizer.pt").exists()
+    made.push_to_hub("The end", dataset_name="alice/steady-prompts")
+    assert commits("alice/every-save")[2:] == ["The end"]
+    made.save_model()
+    assert len(commits("alice/every-save")) == 3
+    for commit in hub.repositories["models", "alice/every-save"].commits.values():
+        assert not [path for path in commit.files if path.endswith((".bin", ".pt", ".pth")) or "/" in path]
+    card = contents(hub, "alice/every-save")["README.md"]
+    assert b"datasets:\n- alice/steady-prompts\n" in card
+    assert HfApi().model_info("alice/every-save").private
+    assert contents(hub, "alice/every-save")["model.safetensors"] == (tmp_path / "model.safetensors").read_bytes()
+
+
+def test_a_save_that_is_not_pushed_ends_nothing(tmp_path, hub, caplog):
+    settings = {"hub_strategy": "every_save", "save_strategy": "steps", "save_steps": 1}
+    with Spoilt(hub, "alice/no-save"):
+        made = make(tmp_path, "alice/no-save", stages=False, train_dataset=pairs(8), settings=settings)
+        made.train()
+    assert caplog.text.count("alice/no-save is not published yet") == 2
+    made.push_to_hub()
+    assert commits("alice/no-save") == ["End of training"]
+
+
+def test_push_to_hub_of_a_run_that_was_not_to_be_pushed(tmp_path, hub):
+    made = trainer(tmp_path / "bare-name", pairs(4), model="alice/steady-strong", weak=False)
+    made.train()
+    seen = len(hub.requests)
+    for wrong in ({"token": "hf_x"}, {"revision": "dev"}, {"blocking": False}):
+        with pytest.raises(ValueError, match="`"):
+            made.push_to_hub(**wrong)
+    assert writes(hub, seen) == []
+    published = made.push_to_hub(private=False)
+    assert published.url.endswith("/alice/bare-name") and not HfApi().model_info("alice/bare-name").private
+
+
+# Without the Hub.
+
+
+@pytest.mark.parametrize("peft_config", [None, lora()], ids=["full", "lora"])
+def test_a_card_without_the_hub(tmp_path, hub, peft_config):
+    seen = len(hub.requests)
+    made = trainer(tmp_path / "Ein Lauf", chosen_rows(8), weak=False, peft_config=peft_config)
+    made.create_model_card()
+    assert "2510.07884" in (tmp_path / "Ein Lauf" / "README.md").read_text()
+    assert not (tmp_path / "Ein Lauf" / "_cong").exists()
+    made.train()
+    card = (tmp_path / "Ein Lauf" / "README.md").read_text()
+    assert "# Ein-Lauf" in card and "fine-tuned on given completions" in card and str(tmp_path) not in card
+    assert ("lora_alpha" in card) == (peft_config is not None)
+    made.create_model_card(model_name="other", dataset_name=str(tmp_path / "prompts.jsonl"), tags="mine")
+    card = (tmp_path / "Ein Lauf" / "README.md").read_text()
+    assert "# other" in card and "prompts.jsonl" in card and "- mine" in card and str(tmp_path) not in card
+    assert hub.requests[seen:] == []
+
+
+def test_a_read_only_run_is_published(tmp_path, hub):
+    made = make(tmp_path / "out", None, stages=False, settings={"push_to_hub": False}, train_dataset=prompts(8))
+    made.train()
+    shutil.copytree(tmp_path / "out", tmp_path / "Kopie mit Leerzeichen")
+    for path in [*(tmp_path / "Kopie mit Leerzeichen").rglob("*"), tmp_path / "Kopie mit Leerzeichen"]:
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    folder = tmp_path / "Kopie mit Leerzeichen"
+    publish_run(folder, run_publications(folder, repo_id="org/copied"), repo_id="org/copied")
+    assert len(commits("org/copied")) == len(commits("org/copied-data", "dataset")) == 1
