@@ -1,11 +1,9 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """What goes wrong on the way to the Hub loses nothing, and the same command finishes."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi
@@ -14,14 +12,6 @@ from hf_cong.hub.publication import MARKER, preflight, publish
 from tests.hub.git import File
 from tests.hub.publishing import RUN, commits, contents, publication, sent, write_model
 from tests.hub.wire import Refusal
-
-PUBLISH = """
-import sys
-from pathlib import Path
-from hf_cong.hub.publication import publish
-from tests.hub.publishing import publication
-publish(publication(sys.argv[1], {path.name: path for path in Path(sys.argv[2]).iterdir()}))
-"""
 
 
 @pytest.fixture
@@ -140,10 +130,11 @@ def test_a_push_that_is_killed_while_it_uploads_is_repeated(hub, model, tmp_path
 
     uploads = []
     hub.misbehave = kill
-    command = [sys.executable, "-c", PUBLISH, "alice/killed", str(tmp_path / "model")]
+    process = multiprocessing.get_context("fork").Process(target=publish, args=[publication("alice/killed", model)])
     try:
-        process = subprocess.Popen(command, env={**os.environ, **hub.env}, cwd=Path(__file__).parents[2])
-        assert process.wait(120) == -signal.SIGKILL
+        process.start()
+        process.join(60)
+        assert process.exitcode == -signal.SIGKILL
     finally:
         hub.misbehave = lambda *request: None
     assert len(commits("alice/killed")) == 1  # the repository is there, and nothing in it
