@@ -260,8 +260,8 @@ def readme_of(family):
 
 
 def in_time(*families):
-    """Commands that draw take seconds: by default for one family of full models, that of adapters, and the sandbox."""
-    swift = ("qwen2.5", "qwen2.5-small", "sandbox")
+    """Commands that draw take seconds: by default for the family of adapters, whose recipes are unlike the others."""
+    swift = ("qwen2.5-small", "sandbox")
     return [pytest.param(family, marks=() if family in swift else pytest.mark.slow) for family in families]
 
 
@@ -303,3 +303,12 @@ def test_a_run_is_published_dry(ran, family, hub, capsys):
     shown = capsys.readouterr().out
     assert recipe(family, "publish")["repo_id"] in shown and "private" in shown
     assert len(hub.repositories) == before
+
+
+def test_what_single_commands_left_is_published_dry(ran, capsys):
+    ran("qwen2.5")
+    commands = re.findall(r"^hf-cong (publish (?:model|dataset) .*)$", readme_of("qwen2.5"), re.MULTILINE)
+    assert len(commands) == 2
+    for command in commands:
+        assert main([*command.split(), "--dry_run", "true"]) == 0, capsys.readouterr().err
+        assert "private" in capsys.readouterr().out
