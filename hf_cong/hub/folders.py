@@ -168,13 +168,16 @@ def pair_publication(
     system: str | None = None,
     license: str | None = None,
     language: Sequence[str] = (),
+    run: dict[str, Any] | None = None,
+    repositories: Mapping[str, str] | None = None,
 ) -> Publication:
     """
     A pair that was saved as one model, such as the output of `hf-cong compress`, or a base that a pair steers.
 
     Args:
         folder (`str` or `Path`): What `save_pretrained` of the pair wrote.
-        repo_id, private, evaluation, system, license, language: As for [`model_publication`].
+        repo_id, private, evaluation, system, license, language, repositories: As for [`model_publication`].
+        run (`dict`, *optional*): The manifest of the run whose pair it is.
 
     Returns:
         [`Publication`]: the files, among them the code that loads them without hf_cong, and the card.
@@ -187,24 +190,14 @@ def pair_publication(
     selected = select_files(folder, "pair")
     config = _parse(folder / "config.json")
     results, system, files = _results(evaluation, system, folder, repo_id)
-    members = {"base": config.get("base_config"), **config, **(config.get("pair_config") or {})}
-    names = {
-        role: (members.get(key) or {}).get("_name_or_path")
-        for role, key in (("base", "base"), ("policy", "policy_config"), ("reference", "reference_config"))
-    }
-    if (folder / "compression.json").is_file():
-        names |= read_manifest(folder / "compression.json")["names"]
-    manifest = {
-        "sources": {_ROLES[role]: source_of(name) for role, name in names.items() if name},
-        "settings": {name: config.get(name) for name in ("alpha", "beta", "plausibility_threshold")},
-    }
     card = pair_card(
-        manifest,
+        run or _pair_facts(folder, config),
         repo_id=repo_id,
         model_type=config["model_type"],
         conversational=_is_conversational(selected.files),
         results=results,
         system=system,
+        repositories=repositories,
         license=license,
         language=language,
     )
@@ -212,7 +205,7 @@ def pair_publication(
         repo_id=repo_id,
         repo_type="model",
         kind="pair",
-        run=_weights_key(selected.files),
+        run=run["run"] if run else _weights_key(selected.files),
         files={**selected.files, **files},
         card=card,
         private=private,
@@ -264,6 +257,19 @@ def _run_manifest(folder: Path) -> tuple[dict[str, Any], str]:
         if root.name == "_cong" and (root / "manifest.json").is_file():
             return read_manifest(root / "manifest.json"), stage
     return {}, "dpo"
+
+
+def _pair_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """What the configuration of a pair, and the report of `hf-cong compress`, tell of what it was made of."""
+    members = {**config, **(config.get("pair_config") or {})}
+    keys = {"base": "base_config", "policy": "policy_config", "reference": "reference_config"}
+    names = {role: (members.get(key) or {}).get("_name_or_path") for role, key in keys.items()}
+    if (folder / "compression.json").is_file():
+        names |= read_manifest(folder / "compression.json")["names"]
+    return {
+        "sources": {_ROLES[role]: source_of(name) for role, name in names.items() if name},
+        "settings": {name: config.get(name) for name in ("alpha", "beta", "plausibility_threshold")},
+    }
 
 
 def _weights_key(files: dict[str, Path | bytes]) -> str:

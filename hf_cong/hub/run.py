@@ -18,8 +18,9 @@ from ..cards import collection_text, dataset_card
 from ..journal import read_manifest
 from .account import full_repo_id
 from .collection import Item, gather
-from .folders import model_publication
+from .folders import model_publication, pair_publication
 from .publication import Publication, Published, preflight, publish
+from .weak_pair import save_weak_pair
 
 logger = logging.getLogger(__name__)
 
@@ -28,8 +29,9 @@ _MADE = {
     "data": ("-data", "dataset", "What the models of the run wrote: completions to imitate, and preferences"),
     "sft": ("-S", "model", "ConG-S: the strong model after stage I"),
     "model": ("", "model", "The strong model at the end"),
+    "pair": ("-pair", "model", "The weak pair that decoded, as one model"),
 }
-STAGES = tuple(_MADE)
+STAGES = ("data", "sft", "model")  # what is published unless more is asked for
 _OF_A_COMPLETION = ("finish_reason", "seed", "alpha", "plausibility_threshold")
 
 
@@ -57,9 +59,10 @@ def run_publications(
         output_dir (`str` or `Path`):
             That of [`ConGTrainer`].
         repo_id (`str`):
-            Where the model goes, `"namespace/name"`; the data go to `<repo_id>-data`, ConG-S to `<repo_id>-S`.
+            Where the model goes, `"namespace/name"`; the data go to `<repo_id>-data`, ConG-S to `<repo_id>-S`,
+            the weak pair to `<repo_id>-pair`.
         stages (`Sequence[str]`, *optional*, defaults to `("data", "sft", "model")`):
-            What to publish. What the run has not made is named in a warning.
+            What to publish; `"pair"` too, on request. What the run has not made is named in a warning.
         private (`bool`, *optional*, defaults to `True`):
             Whether only its namespace sees a new repository.
         base_model (`str`, *optional*):
@@ -80,11 +83,9 @@ def run_publications(
         FileNotFoundError: if `output_dir` holds no run, or lacks files of it.
         ValueError: if the run has made nothing of what is asked for, or something that is not published.
     """
-    if unknown := sorted(set(stages) - set(STAGES)):
-        raise ValueError(f"`stages` holds {unknown[0]!r:.80}; a run has {', '.join(STAGES)}. Correct it.")
-    done = _manifest(output_dir)["stages"]
-    present = {"data": "rows" in done or "pairs" in done, "sft": "sft" in done, "model": "dpo" in done}
-    made = [stage for stage in STAGES if stage in stages and present[stage]]
+    if unknown := sorted(set(stages) - set(_MADE)):
+        raise ValueError(f"`stages` holds {unknown[0]!r:.80}; a run has {', '.join(_MADE)}. Correct it.")
+    made = [stage for stage in _made(output_dir) if stage in stages]
     if lacking := [stage for stage in stages if stage not in made]:
         logger.warning("The run in %s has made no %s (yet): not published.", output_dir, ", no ".join(lacking))
     if not made:
@@ -125,7 +126,7 @@ def run_publication(
 
     Args:
         output_dir (`str` or `Path`): That of the run.
-        stage (`str`): `"data"`, `"sft"` or `"model"`.
+        stage (`str`): `"data"`, `"sft"`, `"model"` or `"pair"`.
         repositories (`Mapping[str, str]`): See [`run_repositories`]; the card points to all of them.
         folder (`str` or `Path`, *optional*): Where the model lies, if not in `output_dir`: a checkpoint.
         private, base_model, evaluation, system, license, language: As for [`run_publications`].
@@ -135,6 +136,9 @@ def run_publication(
         files = _data_files(_root(output_dir), manifest["stages"])
         card = dataset_card(manifest, repo_id=repositories[stage], files=files, **about)
         return Publication(repositories[stage], "dataset", "dataset", manifest["run"], files, card, private)
+    if stage == "pair":
+        pair = save_weak_pair(_root(output_dir), manifest)
+        return pair_publication(pair, repo_id=repositories[stage], private=private, run=manifest, **about)
     return model_publication(
         folder or (output_dir if stage == "model" else _root(output_dir) / manifest["stages"]["sft"]),
         repo_id=repositories[stage],
@@ -176,7 +180,7 @@ def publish_run(
     published = [publish(one, replace=replace) for one in publications]
     if collection:
         there = {one.repo_id for one in publications}
-        stages = [stage for stage, name in run_repositories(repo_id).items() if name in there]
+        stages = [stage for stage, name in run_repositories(repo_id, _MADE).items() if name in there]
         _gather(output_dir, repo_id, stages, private=publications[0].private)
     return published
 
@@ -209,8 +213,9 @@ class RunPushes:
             preflight(repo_id, repo_type=_MADE[stage][1], run=run)
 
     def push(self, *stages: str, message: str | None = None) -> None:
-        """Publishes stages that have ended, and those that are owed."""
-        self._owed |= dict.fromkeys([stage for stage in stages if stage in self.repositories], "")
+        """Publishes those of these that the run has made, and those that are owed."""
+        made = _made(self.output_dir)
+        self._owed |= {stage: "" for stage in stages if stage in self.repositories and stage in made}
         for stage in list(self._owed):
             self._owed[stage] = self._failure(stage, message=message)
         self._owed = {stage: reason for stage, reason in self._owed.items() if reason}
@@ -238,7 +243,8 @@ class RunPushes:
         Raises:
             RuntimeError: if something cannot be published now either.
         """
-        self.push("model", message=message)
+        self._owed["model"] = ""
+        self.push(message=message)
         if self._owed:
             reasons = "; ".join(f"{self.repositories[stage]}: {reason}" for stage, reason in self._owed.items())
             raise RuntimeError(
@@ -260,6 +266,14 @@ def _root(output_dir: str | Path) -> Path:
 
 def _manifest(output_dir: str | Path) -> dict:
     return read_manifest(_root(output_dir) / "manifest.json")
+
+
+def _made(output_dir: str | Path) -> list[str]:
+    """What the run has made so far, in the order of the stages."""
+    done = _manifest(output_dir)["stages"]
+    made = {"data": "rows" in done or "pairs" in done, "sft": "sft" in done, "model": "dpo" in done}
+    made["pair"] = "decode" in done
+    return [stage for stage in _MADE if made[stage]]
 
 
 def _data_files(root: Path, stages: Mapping[str, Mapping[str, str]]) -> dict[str, bytes]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi, hf_hub_download
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
@@ -193,6 +193,72 @@ def test_the_decoding(hub, publish):
     status, out, err = publish("decoding", "--repo_id", "publish-decoding")  # of whoever is logged in
     assert status == 0, err
     assert "custom_generate/generate.py" in head(hub, "alice/publish-decoding")[0].files
+
+
+@pytest.fixture(scope="module")
+def run(folders, tmp_path_factory) -> Path:
+    """What a whole training run leaves, of prompts to a model."""
+    settings = {"max_new_tokens": 6, "drop_truncated": False, "max_steps": 1, "sft_num_train_epochs": 1}
+    args = ConGConfig(
+        output_dir=tmp_path_factory.mktemp("run"),
+        alpha=0.3,
+        use_cpu=True,
+        bf16=False,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+        **settings,
+    )
+    trainer = ConGTrainer(
+        str(folders / "model"),
+        args=args,
+        train_dataset=Dataset.from_dict({"prompt": CHATS}),
+        weak_model=str(folders / "policy"),
+        weak_reference_model=str(folders / "reference"),
+    )
+    trainer.train()
+    trainer.save_model()
+    return Path(args.output_dir)
+
+
+def test_a_run(hub, run, publish):
+    command = ("--source", run, "--repo_id", "org/publish-run", "--stages", "data", "sft", "model", "pair")
+    status, dry, err = publish(*command, "--dry_run")
+    assert status == 0, err
+    status, out, err = publish(*command)
+    assert status == 0, err
+    names = ["datasets/org/publish-run-data", "org/publish-run-S", "org/publish-run", "org/publish-run-pair"]
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines] == [f"{hub.url}/{name}" for name in names]
+    assert all("(private) is written, at commit" in line for line in lines)
+    assert all(f"{name.removeprefix('datasets/')}: private" in dry for name in names)
+    (collection,) = [one for one in hub.collections.values() if one["title"] == "publish-run"]
+    assert len(collection["items"]) == 4 and collection["private"]
+    trained = AutoModelForCausalLM.from_pretrained(run)
+    prompt = tiny_tokenizer()(TEXT)["input_ids"]
+    assert greedy(AutoModelForCausalLM.from_pretrained("org/publish-run"), prompt) == greedy(trained, prompt)
+    pair = AutoModelForCausalLM.from_pretrained("org/publish-run-pair")
+    assert greedy(pair, prompt) == oracle_greedy(*tiny_pair("llama", **SHAPE), prompt, alpha=0.3, max_new_tokens=8)
+    assert load_dataset("org/publish-run-data", "preferences", split="train")["prompt"] == CHATS
+    commits = [head(hub, name.removeprefix("datasets/"), "datasets" if "data" in name else "models") for name in names]
+    status, out, err = publish(*command)
+    assert status == 0 and out.count(" is unchanged") == 4, err
+    assert commits == [
+        head(hub, name.removeprefix("datasets/"), "datasets" if "data" in name else "models") for name in names
+    ]
+    everything = b"".join(file.content for commit, _ in commits for file in commit.files.values())
+    assert str(run).encode() not in everything and b"pytest-of" not in everything
+
+
+def test_a_model_of_a_run_is_told_by_its_manifest(hub, run, publish):
+    status, out, err = publish("model", "--source", run, "--repo_id", "org/publish-of-run", "--dry_run")
+    assert status == 0, err
+    of_run = json.loads((run / "_cong" / "manifest.json").read_text())["run"]
+    assert f"(model of run {of_run})" in out and "contrastive weak-to-strong" in out.lower()
+    assert "stays here  _cong/: for a restart" in out and "training_args.bin: loading it can run code" in out
+    (sft,) = (run / "_cong").glob("sft-*/final")
+    status, out, err = publish("model", "--source", sft, "--repo_id", "org/publish-of-run-S", "--dry_run")
+    assert status == 0 and f"(model of run {of_run})" in out and "stage I" in out, err
 
 
 # Once more
