@@ -14,7 +14,6 @@ import pytest
 import torch
 import transformers
 from datasets import Dataset
-from huggingface_hub.utils import filter_repo_objects
 from peft import IA3Config, LoraConfig, get_peft_model
 from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
@@ -348,27 +347,16 @@ def test_card_names_the_method_and_the_paper(tmp_path):
     assert "cong" in made.model.model_tags
 
 
-def test_stages_and_tokens_never_leave_with_push_to_hub(tmp_path, monkeypatch):
-    uploads = []
-
-    class Hub:
-        def create_repo(self, name, **kwargs):
-            return type("RepoUrl", (), {"repo_id": f"someone/{name}"})()
-
-        def upload_folder(self, **kwargs):
-            uploads.append(kwargs)
-
-    monkeypatch.setattr(transformers.trainer, "hf_api", Hub)
-    made = trainer(tmp_path, prompts(4), settings={"save_strategy": "epoch"})
+def test_stages_and_states_never_leave_with_push_to_hub(hub, tmp_path):
+    made = trainer(tmp_path, prompts(4), settings={"save_strategy": "epoch", "hub_model_id": "alice/stays-here"})
     made.train()
     made.push_to_hub()
     files = [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()]
     assert any(name.startswith("_cong/decode-train-") for name in files)
-    assert any(name.startswith("checkpoint-") for name in files)
-    (upload,) = uploads
-    sent = set(filter_repo_objects(files, ignore_patterns=upload["ignore_patterns"]))
-    assert {"model.safetensors", "README.md"} <= sent
-    assert not [name for name in sent if name.startswith(("_", "checkpoint-"))]
+    assert any(name.startswith("checkpoint-") for name in files) and "training_args.bin" in files
+    sent = set(hub.repositories["models", "alice/stays-here"].branches["main"].files)
+    assert {"model.safetensors", "README.md", "tokenizer.json"} <= sent
+    assert not [name for name in sent if name.startswith(("_", "checkpoint-")) or name.endswith((".bin", ".pt"))]
 
 
 # The weak models.

@@ -19,7 +19,13 @@ def parameters(function):
     return list(inspect.signature(function).parameters)
 
 
-@pytest.mark.parametrize("name", ["_prepare_dataset", "_precompute_ref_logps", "evaluate", "train", "_save"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("_prepare_dataset", "_precompute_ref_logps", "evaluate", "train", "_save"),
+        *("init_hf_repo", "create_model_card", "push_to_hub", "_push_from_checkpoint"),
+    ],
+)
 def test_overridden_methods_take_what_upstream_passes(name):
     ours, theirs = getattr(ConGTrainer, name), getattr(DPOTrainer, name)
     assert ours is not theirs

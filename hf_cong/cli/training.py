@@ -65,8 +65,7 @@ def train(argv: list[str]):
     # By default the same command goes on where a killed run stopped.
     resume = config.resume_from_checkpoint or "true"
     trainer.train(resume_from_checkpoint={"true": True, "false": False}.get(resume.lower(), resume))
-    trainer.save_model(config.output_dir)
-    if config.push_to_hub:
+    if config.push_to_hub and not config.push_stages_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     for stage, counts in trainer.stage_counts.items():
         print(f"{stage}: {_count_line(counts)}")
