@@ -51,7 +51,8 @@ def check_may_create(repo_id: str) -> None:
     token = me["auth"].get("accessToken", {})  # a login in the browser has none
     scopes = token.get("fineGrained", {}).get("scoped", [])
     writes = {scope["entity"].get("name", "").lower() for scope in scopes if "repo.write" in scope["permissions"]}
-    if token["role"] == "read" or (token["role"] == "fineGrained" and namespace not in writes):
+    role = token.get("role")
+    if role == "read" or (role == "fineGrained" and namespace not in writes):
         raise PermissionError(f"The token of {me['name']} may not write {repo_id}. {_ADVICE}")
 
 

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
 from ..pair import ContrastiveLoraPairForCausalLM, ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM
+from .secrets import redact
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def check_path(path: str, kind: str) -> None:
     else:
         return
     raise ValueError(
-        f"`files` has the path {path!r:.80}, which is not published: {reason}. Rename it or leave it out."
+        f"`files` has the path {redact(path)!r:.80}, which is not published: {reason}. Rename it or leave it out."
     )
 
 

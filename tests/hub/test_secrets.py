@@ -145,6 +145,9 @@ def test_a_token_in_twelve_places_is_found_in_twelve_and_sent_from_none(hub, tmp
         publish(publication("alice/planted", {}, card=card))
     with pytest.raises(ValueError, match="the name 'alice/\\*\\*\\*' holds"):
         publish(publication(f"alice/{TOKEN}", {}))
+    with pytest.raises(ValueError, match="'checkpoint-\\*\\*\\*.bin', which is not published") as error:
+        publish(publication("alice/planted", {f"checkpoint-{TOKEN}.bin": b""}))
+    assert TOKEN not in str(error.value)
     assert len(hub.requests) == before and TOKEN not in caplog.text
     with pytest.raises(RepositoryNotFoundError):
         HfApi().model_info("alice/planted")
