@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
-from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from trl.trainer.utils import hash_module
 
 from .checkpoints import checkpoints, content_key, damage, model_identity, settings_identity, tokenizer_identity
@@ -36,6 +36,7 @@ from .stages import (
     share,
     weak_tokenizer,
 )
+from .steering import Steering
 
 _STRONG = ("model", "model_init_kwargs", "quantization", "adapters")  # what `strong_identity` says
 _SFT_RECORD = "identity.json"
@@ -64,6 +65,7 @@ class Chain:
         stage_counts (`dict[str, dict]`): By stage and split: `rows_in`, `kept`, and `dropped` by reason.
         decodes (`bool`): Whether the weak pair has anything to write.
         weak_names (`tuple[str, str]`): What the weak model and its reference are called.
+        steering ([`Steering`] or `None`): How the strong model writes the chosen completions, if it does.
         stages (`dict[str, dict]`): The directories below `root` of what is finished, by stage and split.
 
     Raises:
@@ -126,6 +128,29 @@ class Chain:
                 )
             if weak_processing_class is None:
                 self.weak_tokenizer = weak_tokenizer(self.weak, self._weak_where, args.trust_remote_code)
+        elif args.chosen_from == "steered" and args.stage != "dpo":
+            raise ValueError(
+                "`chosen_from='steered'` has nothing to write: the dataset has its completions. Remove the columns "
+                "`chosen` or `completion`, and `rejected`, or leave `chosen_from` out."
+            )
+        if args.rejected_from == "base" and args.stage != "dpo" and not self.pairs_missing:
+            raise ValueError(
+                "`rejected_from='base'` has nothing to write: the dataset has the column `rejected`. Remove it, or "
+                "leave `rejected_from` out."
+            )
+        self.steering = None
+
+    def meet(self, strong_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Takes note of the strong model, which with `chosen_from="steered"` writes the chosen completions."""
+        if self.args.chosen_from != "steered":
+            return
+        reference, where = self.weak[1], self._weak_where[1]
+        weak_config = (
+            AutoConfig.from_pretrained(reference, **where, trust_remote_code=self.args.trust_remote_code)
+            if isinstance(reference, str)
+            else reference.config
+        )
+        self.steering = Steering(self.args, strong_config, tokenizer, weak_config, self.weak_tokenizer)
 
     # The names.
 
@@ -167,8 +192,16 @@ class Chain:
     def policy(self, identity: dict[str, Any], rows: Dataset) -> str:
         """The name of the weights that stage I leaves when it trains on `rows`."""
         if self.args.sft_num_train_epochs == 0:
-            return content_key("untrained", {name: identity[name] for name in _STRONG})
+            return _untrained(identity)
         return content_key(self._sft_identity(identity, rows))
+
+    def writer_identity(self, identity: dict[str, Any]) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
+        """What names whatever writes the chosen completions, and its tokenizer."""
+        pair = pair_identity(self.weak, self.weak_id, self.args)
+        if self.steering is None:
+            return pair, self.weak_tokenizer
+        strong = {name: identity[name] for name in _STRONG}
+        return self.steering.identity(pair, strong), self.steering.tokenizer
 
     # The stages.
 
@@ -176,13 +209,19 @@ class Chain:
         """Loads the weak pair, or makes it of the models in memory."""
         return load_pair(self.weak, self.weak_id, self.args)
 
-    def chosen(self, engine: Callable[[], Any] | None) -> dict[str, Dataset]:
+    def writer(self, strong: Callable[[], PreTrainedModel | PeftModel]) -> Any:
+        """What writes the chosen completions: the pair, or the strong model, untouched, that it steers."""
+        pair = self.pair()
+        return pair if self.steering is None else self.steering.engine(strong(), pair)
+
+    def chosen(self, engine: Callable[[], Any] | None, identity: dict[str, Any]) -> dict[str, Dataset]:
         """
         Stage I, first half: the chosen completions, given or decoded. Afterwards no weak model is held.
 
         Args:
-            engine (`Callable` or `None`): Returns what decodes, if there is anything left to decode: [`pair`]. `None`
-                only reads what was decoded before.
+            engine (`Callable` or `None`): Returns what decodes, if anything is left to decode: [`writer`]. `None` only
+                reads what was decoded before.
+            identity (`dict[str, Any]`): What [`identity`] returned.
         """
         homes = [(model, model.device) for model in self.weak if isinstance(model, PreTrainedModel)]
         engine, chosen = engine and functools.cache(engine), {}
@@ -192,9 +231,8 @@ class Chain:
             if given:
                 chosen[name] = given_completions(rows, given[0])
                 continue
-            pair_id = pair_identity(self.weak, self.weak_id, self.args)
             chosen[name] = self._completions(
-                rows, engine, pair_id, self.weak_tokenizer, prefix=f"decode-{name}", seed=self.args.seed
+                rows, engine, *self.writer_identity(identity), prefix=f"decode-{name}", seed=self.args.seed
             )
             if len(chosen[name]) < len(rows):  # in the pair's context
                 self._dropped[name]["too_long_for_pair"] = len(rows) - len(chosen[name])
@@ -251,6 +289,7 @@ class Chain:
         policy: str,
         engine: Callable[[], Any] | None,
         tokenizer: PreTrainedTokenizerBase,
+        identity: dict[str, Any],
     ) -> dict[str, Dataset]:
         """
         Stage II, first half: pairs each chosen completion that stage I kept with a sample of the strong model.
@@ -258,20 +297,28 @@ class Chain:
         Args:
             chosen (`dict[str, datasets.Dataset]`): What [`chosen`] returned.
             sft (`dict[str, datasets.Dataset]`): What [`sft_rows`] returned.
-            policy (`str`): The name of the strong model's weights.
-            engine (`Callable` or `None`): Returns what samples, if anything is left to sample; `None` only reads.
+            policy (`str`): The name of the strong model's weights after stage I.
+            engine (`Callable` or `None`): Returns what samples, if anything is left to sample: the strong model after
+                stage I or, with `rejected_from="base"`, before it. `None` only reads.
             tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
+            identity (`dict[str, Any]`): What [`identity`] returned.
         """
-        return {name: self._pairs(name, chosen[name], rows, policy, engine, tokenizer) for name, rows in sft.items()}
+        writer = policy if self.args.rejected_from == "policy" else _untrained(identity)
+        return {
+            name: self._pairs(name, chosen[name], rows, policy, writer, engine, tokenizer)
+            for name, rows in sft.items()
+        }
 
-    def _pairs(self, name: str, chosen: Dataset, kept: Dataset, policy: str, engine, tokenizer) -> Dataset:
+    def _pairs(
+        self, name: str, chosen: Dataset, kept: Dataset, policy: str, writer: str, engine, tokenizer
+    ) -> Dataset:
         chosen = _select(chosen, kept["prompt_id"])
         if "rejected" in self.splits[name].column_names:
             rows, _ = read_prompts(self.splits[name])
             rejected = _select(given_completions(rows, "rejected"), kept["prompt_id"])
         else:
             rejected = self._completions(
-                chosen, engine, policy, tokenizer, prefix=f"sample-{name}", seed=self.args.seed + 1
+                chosen, engine, writer, tokenizer, prefix=f"sample-{name}", seed=self.args.seed + 1
             )
         key = content_key(policy, data_rows(chosen), data_rows(rejected), self.args.max_length)
         directory = self.root / f"pairs-{name}-{key}"
@@ -409,6 +456,11 @@ def check_same_run(identity: dict[str, Any], directory: Path) -> None:
             "(`_cong/run.json`). Use another `output_dir`, or delete them."
         ) from None
     check_identity(identity, found, directory)
+
+
+def _untrained(identity: dict[str, Any]) -> str:
+    """The name of the strong model's weights before any stage."""
+    return content_key("untrained", {name: identity[name] for name in _STRONG})
 
 
 def _select(dataset: Dataset, prompt_ids: list[str]) -> Dataset:

@@ -79,6 +79,21 @@ class ConGConfig(DPOConfig):
         plausibility_threshold (`float`, *optional*, defaults to `0.1`):
             τ in [0, 1): tokens with π_post ≥ τ·max π_post are plausible.
 
+        > Parameters that control who writes
+
+        chosen_from (`str`, *optional*, defaults to `"weak"`):
+            `"weak"`: the pair writes the chosen completions by itself, as in the paper. `"steered"`: the strong model,
+            as it is before stage I, writes them under the pair's implicit reward, on its own plausible set: see
+            [`Steering`]. `plausibility_threshold` is then the strong model's, and `alpha` is not used.
+        rejected_from (`str`, *optional*, defaults to `"policy"`):
+            `"policy"`: the strong model as stage I leaves it writes the rejected completions, as in the paper.
+            `"base"`: the untouched strong model does.
+        steering_beta (`float`, *optional*, defaults to `4.0`):
+            β, at least 0, of `"steered"`: F = log π_strong + β·(log π_post − log π_pre).
+        beam_width, successors_per_beam, chunk_length (`int`, *optional*, default to `4`, `4` and `5`):
+            W, K and L of [`weak_to_strong_search`], by which `"steered"` writes where pair and strong model cannot be
+            one model: other tokenizers, or other families. β and τ have no part in it.
+
         > Parameters that control decoding and sampling
 
         max_new_tokens (`int`, *optional*, defaults to `2048`):
@@ -185,6 +200,28 @@ class ConGConfig(DPOConfig):
         default=0.1, metadata={"help": "Tokens with p_post >= plausibility_threshold * max p_post are plausible."}
     )
 
+    # Parameters that control who writes
+    chosen_from: str = field(
+        default="weak",
+        metadata={
+            "help": "Who writes the chosen completions: the pair, or the strong model steered by it.",
+            "choices": ["weak", "steered"],
+        },
+    )
+    rejected_from: str = field(
+        default="policy",
+        metadata={
+            "help": "Who writes the rejected ones: the strong model after stage I, or before it.",
+            "choices": ["policy", "base"],
+        },
+    )
+    steering_beta: float = field(
+        default=4.0, metadata={"help": "Weight of the pair that steers: log p_strong + beta (log p_post - log p_pre)."}
+    )
+    beam_width: int = field(default=4, metadata={"help": "Steering across vocabularies: hypotheses kept."})
+    successors_per_beam: int = field(default=4, metadata={"help": "Steering across vocabularies: samples of each."})
+    chunk_length: int = field(default=5, metadata={"help": "Steering across vocabularies: tokens per selection."})
+
     # Parameters that control decoding and sampling
     max_new_tokens: int = field(default=2048, metadata={"help": "Longest completion, decoded or sampled, in tokens."})
     temperature: float = field(default=0.8, metadata={"help": "Temperature of decoding and sampling."})
@@ -230,6 +267,7 @@ class ConGConfig(DPOConfig):
                 "stages one by one, and leave `engine` out of the others."
             )
         self._check_numbers()
+        self._check_writers()
         self._check_sft_kwargs()
 
     def _check_hub(self):
@@ -255,9 +293,11 @@ class ConGConfig(DPOConfig):
 
     def _check_numbers(self):
         numbers = {
-            **dict.fromkeys(("alpha", "plausibility_threshold", "temperature", "top_p"), int | float),
+            **dict.fromkeys(("alpha", "plausibility_threshold", "steering_beta"), int | float),
+            **dict.fromkeys(("temperature", "top_p"), int | float),
             **dict.fromkeys(("sft_learning_rate", "sft_num_train_epochs"), int | float),
             **dict.fromkeys(("max_new_tokens", "generation_batch_size", "top_k"), int),
+            **dict.fromkeys(("beam_width", "successors_per_beam", "chunk_length"), int),
         }
         for name, kind in numbers.items():
             value = getattr(self, name)
@@ -265,7 +305,9 @@ class ConGConfig(DPOConfig):
                 required = "an integer" if kind is int else "a number"
                 raise TypeError(f"`{name}` must be {required}, got {repr(value)[:80]}. Pass the number itself.")
         check_alpha(self.alpha, self.plausibility_threshold)
-        for name in ("max_new_tokens", "generation_batch_size"):
+        if not 0 <= self.steering_beta < math.inf:
+            raise ValueError(f"`steering_beta` must be finite and at least 0, got {self.steering_beta!r}.")
+        for name in ("max_new_tokens", "generation_batch_size", "beam_width", "successors_per_beam", "chunk_length"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
         for name in ("top_k", "sft_learning_rate", "sft_num_train_epochs"):
@@ -278,6 +320,27 @@ class ConGConfig(DPOConfig):
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p` must lie in (0, 1], got {self.top_p!r}. 1 turns it off.")
+
+    def _check_writers(self):
+        writers = {"chosen_from": ("weak", "steered"), "rejected_from": ("policy", "base")}
+        for name, known in writers.items():
+            if getattr(self, name) not in known:
+                choice = " or ".join(map(repr, known))
+                raise ValueError(f"`{name}` must be {choice}, got {repr(getattr(self, name))[:80]}.")
+        # A setting that has no effect is a mistake; its default cannot be told from none.
+        default = {f.name: f.default for f in fields(self)}
+        if self.chosen_from == "steered" and self.alpha != default["alpha"]:
+            raise ValueError(
+                f"`alpha` is {self.alpha!r}, the weight of a pair that writes by itself; with `chosen_from='steered'` "
+                "it is not used. Leave it out, and set `steering_beta`."
+            )
+        if self.chosen_from == "weak":
+            for name in ("steering_beta", "beam_width", "successors_per_beam", "chunk_length"):
+                if getattr(self, name) != default[name]:
+                    raise ValueError(
+                        f"`{name}` is {getattr(self, name)!r}, and nothing is steered. Set `chosen_from='steered'`, "
+                        f"or leave `{name}` out."
+                    )
 
     def _check_sft_kwargs(self):
         known = {f.name for f in fields(SFTConfig) if f.init}

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """ConG's two stages as one [`~trl.DPOTrainer`] that first writes the columns its dataset lacks."""
 
+import contextlib
 import copy
 import functools
 import logging
@@ -51,7 +52,9 @@ class ConGTrainer(DPOTrainer):
     | `prompt`, `chosen` (or `completion`) | SFT, sample, DPO |
     | `prompt`, `chosen`, `rejected` | DPO, exactly as [`~trl.DPOTrainer`] |
 
-    Decoding writes `chosen`; the strong model after SFT writes `rejected`, and is the reference of DPO. Every stage is
+    Decoding writes `chosen`; the strong model after SFT writes `rejected`, and is the reference of DPO. With
+    `chosen_from="steered"` the strong model itself writes `chosen` under the pair's implicit reward, and with
+    `rejected_from="base"` it writes `rejected` before SFT. Every stage is
     kept below `output_dir/_cong/` under a name made of all it depends on, so the same command goes on where a killed
     run stopped; `resume_from_checkpoint=True` does so inside DPO. Runs that differ only in stage II can share the
     expensive stages before it in one directory; a directory with `checkpoint-*` of another run is refused. The pair
@@ -213,6 +216,7 @@ class ConGTrainer(DPOTrainer):
                 )
         if self._pairs_missing:
             check_strong_model(self.model, self._tokenizer, chain.splits, args)
+            chain.meet(self.model.config, self._tokenizer)
         self._fine_tuning = False
         self.add_callback(SealCheckpoints())
         if args.push_to_hub and args.stage == "all":
@@ -376,18 +380,20 @@ class ConGTrainer(DPOTrainer):
         args, chain = self.args, self._chain
         if args.invalid_prompts == "raise":
             check_prompt_lengths(self.model, self._tokenizer, chain.splits, args.max_new_tokens)
-        with reported("decode"):
-            chosen = chain.chosen(chain.pair)
+        # The pair is in half precision itself; the strong model, as when it samples, by autocast.
+        with reported("decode"), contextlib.nullcontext() if chain.steering is None else self.accelerator.autocast():
+            chosen = chain.chosen(lambda: chain.writer(lambda: self.model), self._identity)
         clear_device_cache(garbage_collection=True)  # the weak models are gone
         sft = chain.sft_rows(chosen, self._tokenizer)
         self._log_counts("sft")
         if chain.decodes:
             self._record.ended("data")
+        if args.rejected_from == "base":
+            pairs = self._sample(chosen, sft)
         with reported("sft"):
             policy = self._fine_tune(sft)
-        self.model.eval()
-        with reported("sample"), self.accelerator.autocast():
-            pairs = chain.pairs(chosen, sft, policy, lambda: self.model, self._tokenizer)
+        if args.rejected_from == "policy":
+            pairs = self._sample(chosen, sft)
         self._log_counts("dpo")
         self._record.ended("data")
         self._set_reference()
@@ -405,6 +411,13 @@ class ConGTrainer(DPOTrainer):
             self.eval_dataset = {name.removeprefix("eval_"): dataset for name, dataset in pairs.items()}
         elif pairs:
             self.eval_dataset = pairs["eval"]
+
+    def _sample(self, chosen: dict[str, Dataset], sft: dict[str, Dataset]) -> dict[str, Dataset]:
+        """Stage II, first half, with the strong model as it is now."""
+        policy = self._chain.policy(self._identity, sft["train"])
+        self.model.eval()
+        with reported("sample"), self.accelerator.autocast():
+            return self._chain.pairs(chosen, sft, policy, lambda: self.model, self._tokenizer, self._identity)
 
     def _log_counts(self, stage: str):
         """What the stage keeps, for the trackers."""

@@ -141,7 +141,8 @@ def generate_completions(
     rows, dropped = read_prompts(prompts, invalid_prompts=invalid_prompts)
     rows_in = len(rows) + sum(dropped.values())
     names = rows["prompt_id"][:]
-    ids = [encode_prompt(tokenizer, prompt, chat_template_kwargs=chat_template_kwargs) for prompt in rows["prompt"]]
+    texts = rows["prompt"][:]
+    ids = [encode_prompt(tokenizer, prompt, chat_template_kwargs=chat_template_kwargs) for prompt in texts]
 
     if engine_id is None and loaded is None:
         raise ValueError(
@@ -188,7 +189,10 @@ def generate_completions(
             else:
                 # The whole batch, though a kill may have left part of it: the same batch gives the same bits.
                 batches = [batch for batch in batches if any(names[index] not in done for index in batch)]
-            requests = [[Request(ids[index], row_seed(seed, names[index])) for index in batch] for batch in batches]
+            requests = [
+                [Request(ids[index], row_seed(seed, names[index]), texts[index]) for index in batch]
+                for batch in batches
+            ]
             answers = contextlib.closing(loaded.complete(requests))
             with answers as answers, _progress(total, total - sum(map(len, batches)), state) as progress:
                 for batch, asked, answered in zip(batches, requests, answers, strict=True):

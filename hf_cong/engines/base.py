@@ -11,10 +11,11 @@ from ..sampling import Decoding
 
 
 class Request(NamedTuple):
-    """One prompt to be continued."""
+    """One prompt to be continued; `prompt` is for engines that read text."""
 
     prompt_ids: list[int]
     seed: int
+    prompt: str | list[dict] | None = None
 
 
 class Answer(NamedTuple):

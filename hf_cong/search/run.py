@@ -20,6 +20,7 @@ from ..prompts import read_prompts
 from ..rewards import ImplicitReward
 from ..rewards.reward_accuracy import read_preferences, reward_accuracy
 from .batches import SearchSettings, check_reward, search_batches
+from .engine import reward_identity
 from .report import plot_search, render_search, summarise
 from .samplers import Sampler
 from .search import as_sampler
@@ -213,13 +214,7 @@ def _reward_identity(reward: ImplicitReward | Callable) -> dict:
     if _is_function(reward):
         raise ValueError("`reward` is a function, so it takes `reward_id` to tell runs apart: name its weights.")
     check_reward(reward)
-    return {
-        "members": [TransformersEngine(scorer.model).describe()["identity"] for scorer in reward.scorers],
-        "tokenizer": tokenizer_identity(reward.tokenizer),
-        "beta": reward.beta,
-        "eos_token_id": reward.eos_token_id,
-        "chat_template_kwargs": reward.chat_template_kwargs,
-    }
+    return reward_identity(reward)
 
 
 def _is_function(value: object) -> bool:

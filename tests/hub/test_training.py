@@ -85,7 +85,7 @@ def test_the_pair_that_writes_is_the_one_that_was_named(hub, tmp_path, lora):
     assert all("@" in name for name in chain.weak_id)  # named before they move
     push(names[0], tiny_lora("llama", 7, **WIDTH, **ENDS)[0] if lora else tiny_pair("llama", 7, **WIDTH, **ENDS)[0])
     push(names[1], tiny_model("llama", 8, **WIDTH, **ENDS))
-    written = chain.chosen(chain.pair)["train"]
+    written = chain.chosen(chain.pair, {})["train"]
     settings = {"tokenizer": tiny_tokenizer(), "max_new_tokens": 8, "seed": args.seed}
     before = ContrastivePairForCausalLM.from_pair(*((adapted,) if lora else (policy, reference)))
     after = ContrastivePairForCausalLM.from_pair(*names)
