@@ -6,6 +6,7 @@ from typing import NamedTuple
 from huggingface_hub import HfApi
 
 from .account import explained, require_token
+from .secrets import check_secrets
 
 
 class Item(NamedTuple):
@@ -38,9 +39,12 @@ def gather(title: str, items: list[Item], *, namespace: str, description: str, p
         `str`: the address of the collection.
 
     Raises:
+        ValueError: if a text holds what looks like a token.
         PermissionError: if nobody is logged in, or the token may not write there.
         ConnectionError: if the Hub cannot be reached, is busy or fails.
     """
+    texts = [title, description, *(item.note for item in items)]
+    check_secrets({"the collection's text": "\n".join(texts).encode()})
     require_token()
     api = HfApi()
     with explained(f"the collection {title!r}"):

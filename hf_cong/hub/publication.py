@@ -124,6 +124,7 @@ def publish(publication: Publication, *, replace: bool = False, message: str | N
     """
     additions = _additions(publication)
     message = message or f"Publish {publication.kind} of run {publication.run}"
+    check_secrets({"the commit's title": message.encode()})
     repo_id, repo_type = full_repo_id(publication.repo_id), publication.repo_type
     with explained(repo_id):
         there = _find(repo_id, repo_type, publication.run, replace)

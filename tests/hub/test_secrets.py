@@ -15,6 +15,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from safetensors.numpy import save_file
 
 import hf_cong
+from hf_cong.hub.collection import Item, gather
 from hf_cong.hub.publication import describe, publish
 from hf_cong.hub.secrets import check_secrets, find_secret, redact
 from tests.hub.publishing import CARD, contents, publication, write_model
@@ -148,6 +149,13 @@ def test_a_token_in_twelve_places_is_found_in_twelve_and_sent_from_none(hub, tmp
     with pytest.raises(ValueError, match="'checkpoint-\\*\\*\\*.bin', which is not published") as error:
         publish(publication("alice/planted", {f"checkpoint-{TOKEN}.bin": b""}))
     assert TOKEN not in str(error.value)
+    with pytest.raises(ValueError, match="the commit's title, line 1") as error:
+        publish(publication("alice/planted", {}), message=f"by {TOKEN}")
+    assert TOKEN not in str(error.value)
+    for texts in ((TOKEN, "", ""), ("title", TOKEN, ""), ("title", "", TOKEN)):
+        with pytest.raises(ValueError, match="the collection's text") as error:
+            gather(texts[0], [Item("alice/x", "model", texts[2])], namespace="alice", description=texts[1])
+        assert TOKEN not in str(error.value)
     assert len(hub.requests) == before and TOKEN not in caplog.text
     with pytest.raises(RepositoryNotFoundError):
         HfApi().model_info("alice/planted")
