@@ -2,7 +2,11 @@
 """A run that publishes: refused before the work if it cannot, and never ended by a push that fails in its middle."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from huggingface_hub import HfApi, get_token
@@ -249,3 +253,32 @@ def test_a_read_only_run_is_published(tmp_path, hub):
     folder = tmp_path / "Kopie mit Leerzeichen"
     publish_run(folder, run_publications(folder, repo_id="org/copied"), repo_id="org/copied")
     assert len(commits("org/copied")) == len(commits("org/copied-data", "dataset")) == 1
+
+
+# Several processes.
+
+
+def launch(output_dir, repo_id, **environment):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    return subprocess.run(
+        [*command, "-m", "tests.hub.run_pushes", str(output_dir), repo_id],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+@pytest.mark.slow
+def test_one_process_of_two_talks_to_the_hub(tmp_path, hub):
+    done = launch(tmp_path / "out", "alice/two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert commits("alice/two") == ["Training in progress, step 2", "End of training"]
+    assert len(commits("alice/two-S")) == 1 and len(commits("alice/two-data", "dataset")) == 2
+    weights = contents(hub, "alice/two")["model.safetensors"]
+    assert weights == (tmp_path / "out" / "model.safetensors").read_bytes()
+    assert manifest_of(tmp_path / "out")["settings"]["effective_batch_size"] == 4
+    refused = launch(tmp_path / "refused", "alice/two-refused", HF_TOKEN=hub.read_token)
+    assert refused.returncode != 0 and "PermissionError: The token of alice may not" in refused.stderr
+    assert not (tmp_path / "refused" / "_cong").exists()
