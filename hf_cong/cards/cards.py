@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from .facts import common_facts, count_rows, measure_rows, optional_table, read_manifest, setting_rows
-from .rendering import plain, render, table
+from .rendering import Markdown, plain, render
 from .results import Result, model_index
 from .sources import ROLES, check_repo_id, hub_id, hub_link, languages, source_link
 from .terms import terms_of
@@ -85,7 +85,7 @@ def _trained_card(
     check_repo_id(repo_id)
     known = read_manifest(manifest)
     sources, stages = known["sources"], known["stages"]
-    base = hub_id(sources.get("model"))
+    base, link = hub_id(sources.get("model")), source_link(sources.get("model"))
     measured = _of_system(results, system)
     data = (repositories or {}).get("data")
     datasets = [name for name in (data, hub_id(sources.get("prompts"))) if name is not None]
@@ -94,26 +94,24 @@ def _trained_card(
     settings = {name: value for name, value in known["settings"].items() if stage == "dpo" or name not in _STAGE_TWO}
     metadata = {
         **terms.metadata,
-        "base_model": hub_id(sources.get("model")),
-        "base_model_relation": ("adapter" if kind == "adapter" else "finetune")
-        if hub_id(sources.get("model"))
-        else None,
+        "base_model": base,
+        "base_model_relation": None if base is None else "adapter" if kind == "adapter" else "finetune",
         "datasets": datasets,
         "library_name": "peft" if kind == "adapter" else "transformers",
         "pipeline_tag": "text-generation",
         "language": languages(language, sources.get("prompts"), sources.get("model")),
-        "tags": [
-            *_tags(stages, stage),
-            *(["lora"] if kind == "adapter" else []),
-            *map(plain, manifest.get("tags") or []),
-        ],
+        "tags": list(dict.fromkeys([*_tags(known, stage), *map(plain, manifest.get("tags") or [])])),
         "model-index": model_index(repo_id.split("/")[-1], measured),
     }
     facts = {
         **common_facts(known, repo_id, results, terms, repositories),
         "stage": stage,
+        "is_adapter": kind == "adapter",
         "conversational": conversational,
-        "base": source_link(sources.get("model")),
+        "base": link,
+        "subject": Markdown(
+            f"An adapter for {link or 'a language model'}" if kind == "adapter" else link or "A model"
+        ),
         "base_id": base,
         "base_name": sources["model"]["name"] if sources.get("model") else None,
         "policy": source_link(sources.get("weak_model")),
@@ -123,8 +121,8 @@ def _trained_card(
         "fine_tuned": bool(stages.get("sft")),
         "sampled": bool(stages.get("sample")),
         "finished": bool(stages.get("dpo")),
-        "settings": table(setting_rows(settings)) if settings else None,
-        "adapter": table(setting_rows(known["adapter"])) if known["adapter"] else None,
+        "settings": optional_table(setting_rows(settings)),
+        "adapter": optional_table(setting_rows(known["adapter"] or {})),
         "counts": optional_table(count_rows(known["counts"], steps)),
         "truncated": sum(
             known["counts"].get(f"{step}/train", {}).get("dropped", {}).get("truncated", 0) for step in steps
@@ -135,12 +133,14 @@ def _trained_card(
     return render(kind, facts, metadata)
 
 
-def _tags(stages: Mapping[str, Any], stage: str) -> list[str]:
+def _tags(known: Mapping[str, Any], stage: str) -> list[str]:
     """What the model is found by, as far as it is known what ran."""
+    stages = known["stages"]
     ran = ["sft"] if stage == "sft" or stages.get("sft") else []
     ran += ["dpo"] if stage == "dpo" and stages.get("dpo") else []
     method = ["cong", "weak-to-strong"] if stage == "sft" or stages.keys() & {"decode", "sft", "sample"} else []
     method += ["contrastive-decoding"] if stages.get("decode") else []
+    method += ["lora"] if "lora_alpha" in (known["adapter"] or {}) else []
     return [*method, *ran, "alignment", "trl"] if ran else method
 
 

@@ -11,6 +11,7 @@ from .terms import Terms
 
 _PARTS = ("sources", "settings", "stages", "counts", "measures", "versions")
 _STAGES = {"sft": "SFT", "dpo": "DPO"}
+_OF_A_STEP = ("learning_rate", "grad_norm", "step")  # they say nothing of a whole run
 
 
 def read_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def measure_rows(measures: Mapping[str, Mapping[str, Any]], stages: Sequence[str
         {"stage": Markdown(_STAGES[stage]), "measure": name, "last value": _rounded(value)}
         for stage in stages
         for name, value in (measures.get(stage) or {}).items()
-        if value is not None
+        if value is not None and name not in _OF_A_STEP
     ]
 
 

@@ -128,7 +128,11 @@ def test_text_of_stage_one():
 
 def test_settings_of_an_adapter():
     text = card_of("adapter").text
-    assert "| `r` | 16 |" in text and "| `target_modules` | `q_proj, v_proj` |" in text
+    assert (
+        "An adapter for [Qwen/Qwen2.5-7B-Instruct](" in text
+        and "| `r` | 16 |" in text
+        and "| `target_modules` | `q_proj, v_proj` |" in text
+    )
 
 
 def test_text_of_a_pair():
@@ -185,7 +189,7 @@ def test_nothing_known_is_a_card_too(hub, kind):
     assert card.data.license == "unknown" and "**Unknown**" in card.text
     assert not {"base_model", "language", "model-index"} & card.data.to_dict().keys()
     if kind in ("model", "adapter"):
-        assert "How this model was trained is not known to this card." in card.text
+        assert "How it was trained is not known to this card." in card.text
         assert "cong" not in (card.data.tags or ()) and "2510.07884" not in card.text
     assert "No results were given to this card." in card.text or kind == "data"
 
@@ -205,6 +209,8 @@ def test_what_ran_is_what_is_told():
     assert "trained with DPO on given preferences." in text and "weak" not in text.split("## Citation")[0]
     unfinished = {name: value for name, value in whole.items() if name != "dpo"}
     assert "Stage II had not ended" in told(unfinished) and "Stage II had not ended" not in told(whole)
+    assert "trained with DPO" in told(whole) and "trained with DPO" not in told(unfinished)
+    assert "as stage I left it" in told(whole) and "stage I left" not in told(without_sft)
 
 
 def test_a_local_source_is_no_link():
