@@ -26,7 +26,7 @@ class PublishArguments:
             what it was made of.
         language (`str` or `list[str]`, *optional*): Its languages, as the Hub names them: `en`.
         stages (`list[str]`, *optional*, defaults to `["data", "sft", "model"]`): What to publish of a run: `"data"`,
-            `"sft"`, `"model"` and `"pair"`.
+            `"sft"`, `"model"`, and `"pair"`, which is saved below `source` first, by a dry run too.
         collection (`bool`, *optional*, defaults to `True`): Whether a run's repositories are gathered in a collection.
         dry_run (`bool`, *optional*, defaults to `False`): Whether to only show what would be written: files with their
             sizes, what stays here and why, the card, and who sees it. Needs no token and no network.
@@ -60,5 +60,5 @@ class PublishArguments:
         self.language = [self.language] if isinstance(self.language, str) else self.language
         for name in ("source", "language", "stages"):
             for value in getattr(self, name):
-                if not isinstance(value, str):
+                if not isinstance(value, str) or not value:
                     raise ValueError(f"`{name}` holds {value!r:.80}; it must be text. Correct it.")

@@ -13,7 +13,7 @@ COMMANDS = {
     "judge": "whose completions are better? by a reward model, or a model behind a URL in both orders",
     "export": "completions as a file for AlpacaEval 2 or Arena-Hard-Auto",
     "compress": "two full checkpoints to one LoRA pair, and what that loses",
-    "publish": "a run, a model, a pair, data, the decoding or results on the Hub, with cards; `--dry_run` shows it",
+    "publish": "a run (or: model, pair, dataset, decoding, results) on the Hub, with cards; `--dry_run` shows all",
     "bench": "how fast contrastive decoding is here, every way side by side",
 }
 

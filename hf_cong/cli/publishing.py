@@ -46,7 +46,10 @@ def _publish(kind: str, args):
     collection = options.pop("collection", False)
     publications = [] if kind == "results" else _publications(kind, args.source, options)
     if args.dry_run:
-        texts = map(describe, publications) if publications else [describe_results(*args.source, **options)]
+        texts = [describe(one) for one in publications] or [describe_results(*args.source, **options)]
+        if collection:
+            gathered = ", ".join(one.repo_id for one in publications)
+            texts.append(f"The collection {repo_id.split('/')[-1]!r} gathers {gathered}.")
         print("\n\n".join(texts))
         return
     if kind == "results":

@@ -5,6 +5,7 @@ What the card says comes from the manifest that lies beside the files and from t
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from ..journal import file_sha256, read_manifest
 from .files import select_files
 from .publication import Publication
 from .sources import source_of
+
+logger = logging.getLogger(__name__)
 
 _PAIRS = ("contrastive_pair", "contrastive_lora_pair", "emulated_fine_tuning")
 # Which configuration of a dataset a file becomes.
@@ -128,7 +131,10 @@ def model_publication(
     manifest, stage = run or _run_manifest(folder)
     # A run's folder may still hold what another run saved to it.
     kind = folder_kind(folder) if run is None else ("adapter" if manifest["adapter"] else "model")
+    if base_model is not None and kind != "adapter":
+        raise ValueError(f"`base_model` is for an adapter, and {folder} holds a whole model. Leave it out.")
     selected = select_files(folder, kind, **({"base_model": base_model} if kind == "adapter" else {}))
+    _warn_without_tokenizer(folder, selected.files)
     if kind == "adapter" and (base_model is not None or manifest.get("sources", {}).get("model") is None):
         config = _parse(selected.files["adapter_config.json"])
         base = config["base_model_name_or_path"]
@@ -188,6 +194,7 @@ def pair_publication(
     folder = Path(folder)
     check_folder(folder, "pair")
     selected = select_files(folder, "pair")
+    _warn_without_tokenizer(folder, selected.files)
     config = _parse(folder / "config.json")
     results, system, files = _results(evaluation, system, folder, repo_id)
     card = pair_card(
@@ -275,6 +282,13 @@ def _pair_facts(folder: Path, config: dict[str, Any]) -> dict[str, Any]:
 def _weights_key(files: dict[str, Path | bytes]) -> str:
     """Names a folder without a manifest: by its weights, not by what is said about them."""
     return content_key([(name, file_sha256(path)) for name, path in files.items() if name.endswith(".safetensors")])
+
+
+def _warn_without_tokenizer(folder: Path, files: dict[str, Path | bytes]):
+    if "tokenizer_config.json" not in files:
+        logger.warning(
+            "%s has no tokenizer, and who loads it will miss one: `tokenizer.save_pretrained` there.", folder
+        )
 
 
 def _is_conversational(files: dict[str, Path | bytes]) -> bool:

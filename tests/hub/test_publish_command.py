@@ -18,6 +18,7 @@ from hf_cong import (
     ConGConfig,
     ConGTrainer,
     ContrastivePairForCausalLM,
+    EmulatedFineTuningForCausalLM,
     build_preference_dataset,
     build_sft_dataset,
     generate_completions,
@@ -189,6 +190,40 @@ def test_raw_completions_are_published_as_trl_reads_them(hub, folders, publish):
     assert str(folders).encode() not in sent and folders.name.encode() not in sent
 
 
+def test_a_card_names_who_wrote_and_whose_the_prompts_are(hub, folders, publish):
+    hub.add("alice/publish-prompts", {"README.md": "---\nlicense: cc-by-4.0\n---\n"}, kind="datasets")
+    command = ("dataset", "--repo_id", "org/publish-written", "--dry_run", "--source")
+    status, alone, err = publish(*command, folders / "samples", "--prompts", "alice/publish-prompts")
+    assert status == 0, err
+    assert "What `model` wrote" in alone and "weak pair" not in alone.partition("## Limits")[0]
+    assert "source_datasets:\n- alice/publish-prompts" in alone and "cc-by-4.0" in alone
+    by_pair = publish(*command, folders / "completions")[1]
+    assert "What a weak pair wrote by contrastive decoding, `policy` against `reference`" in by_pair
+    assert "unrecorded prompts" in by_pair and "license: unknown" in by_pair
+
+
+@pytest.mark.parametrize("kind", ["steered", "compressed"])
+def test_other_pairs_come_back(hub, folders, publish, tmp_path, kind):
+    prompt = tiny_tokenizer()(TEXT)["input_ids"]
+    if kind == "steered":
+        names = (str(folders / name) for name in ("policy", "policy", "reference"))
+        model = EmulatedFineTuningForCausalLM.from_pair(*names, beta=0.7)
+        model.save_pretrained(tmp_path / kind)
+    else:
+        names = ("--policy", str(folders / "policy"), "--reference", str(folders / "reference"))
+        assert main(["compress", *names, "--output_dir", str(tmp_path / kind), "--rank", "4", "--ranks", "4"]) == 0
+        model = AutoModelForCausalLM.from_pretrained(tmp_path / kind)
+    name = f"org/publish-{kind}"
+    status, _, err = publish("pair", "--source", tmp_path / kind, "--repo_id", name)
+    assert status == 0, err
+    assert greedy(AutoModelForCausalLM.from_pretrained(name), prompt) == greedy(model, prompt)
+    files = head(hub, name)[0].files
+    card = files["README.md"].content.decode()
+    assert "`policy`" in card and "`reference`" in card and ("emulated fine-tuning" in card) == (kind == "steered")
+    assert not {"compression.json", "compression.png"} & set(files)
+    assert not any(b"pytest-of" in file.content for file in files.values())
+
+
 def test_the_decoding(hub, publish):
     status, out, err = publish("decoding", "--repo_id", "publish-decoding")  # of whoever is logged in
     assert status == 0, err
@@ -232,6 +267,7 @@ def test_a_run(hub, run, publish):
     assert [line.split()[0] for line in lines] == [f"{hub.url}/{name}" for name in names]
     assert all("(private) is written, at commit" in line for line in lines)
     assert all(f"{name.removeprefix('datasets/')}: private" in dry for name in names)
+    assert "The collection 'publish-run' gathers org/publish-run-data, org/publish-run-S" in dry
     (collection,) = [one for one in hub.collections.values() if one["title"] == "publish-run"]
     assert len(collection["items"]) == 4 and collection["private"]
     trained = AutoModelForCausalLM.from_pretrained(run)
@@ -384,6 +420,9 @@ def test_the_wrong_kind_is_told_the_right_one(folders, publish, kind, source, ma
         (["model", "--repo_id", "org/x"], "`source` is required"),
         (["model", "--repo_id", "org/x", "--source", "a", "b"], "2 folders"),
         (["decoding", "--repo_id", "org/x", "--source", "a"], "`source` is not for"),
+        (["model", "--repo_id", "org/x", "--source", ""], "`source` holds ''"),
+        (["model", "--repo_id", "org/x", "--source", "model", "--base_model", "a/b"], "is for an adapter"),
+        (["run", "--repo_id", "org/x", "--source", "nowhere", "--stages", "data", ""], "`stages` holds ''"),
         (["pair", "--repo_id", "org/x", "--source", "a", "--base_model", "b/c"], "`base_model` is not for"),
         (["dataset", "--repo_id", "org/x", "--source", "a", "--system", "b"], "`system` is not for"),
         (["model", "--repo_id", "a/b/c", "--source", "model"], "a/b/c"),
