@@ -149,7 +149,9 @@ def world(hub, tmp_path_factory):
         tiny_model("llama", seed, vocab_size=320, **ENDS).save_pretrained(root / "runs/demo/world" / name)
         tokenizer.save_pretrained(root / "runs/demo/world" / name)
 
-    splits = {"train_prefs": ultrafeedback("train", 16), "test_prefs": ultrafeedback("test", 6)}
+    train, test = ultrafeedback("train", 16), ultrafeedback("test", 6)
+    again = {**train[3], "prompt": train[3]["prompt"] + "\n"}
+    splits = {"train_prefs": [*train, again, {**train[4], "prompt": " "}], "test_prefs": [again, *test]}
     files = {f"data/{split}-00000-of-00001.parquet": parquet(rows) for split, rows in splits.items()}
     hub.add("HuggingFaceH4/ultrafeedback_binarized", files, kind="datasets")
     script = load_script("ultrafeedback")
@@ -161,6 +163,21 @@ def world(hub, tmp_path_factory):
         hub.add(f"your-org/{weak}-own-samples", {"train.jsonl": own}, kind="datasets")
     yield root
     patch.undo()
+
+
+def test_the_papers_prompts_as_files(world):
+    def rows(path):
+        return [json.loads(line) for line in (world / "runs" / path).read_text().splitlines()]
+
+    prompts, eight = (rows(f"{name}/prompts.jsonl") for name in ("ultrafeedback", "ultrafeedback-8000"))
+    texts = [row["prompt"][0]["content"] for row in prompts]
+    assert texts == sorted(set(texts)) and len(texts) == 16 and all(text == text.strip() != "" for text in texts)
+    assert eight == prompts[::2]
+    train, test = (rows(f"ultrafeedback/preferences/{split}.jsonl") for split in ("train", "test"))
+    assert [row["prompt"] for row in train] == [row["prompt"] for row in prompts] and len(test) == 6
+    assert not {row["prompt"][0]["content"] for row in test} & set(texts)  # what was trained on is not held out
+    answers = {row[side][0]["content"] for row in (*train, *test) for side in ("chosen", "rejected")}
+    assert answers == {"a kind fox", "rude"} and all(len(row["chosen"]) == 1 for row in train)
 
 
 @pytest.fixture(scope="module")
