@@ -5,16 +5,14 @@ It names models of the Hub with their commits, and of local paths the last compo
 """
 
 import json
-import logging
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HTTPError
 from peft import PeftConfig
 
 from .cards import adapter_card, describe_source, model_card
@@ -22,11 +20,11 @@ from .chain import Chain
 from .checkpoints import commit_of, content_key, settings_identity
 from .hub.files import is_local
 from .hub.run import RunPushes
+from .hub.sources import source_of, unknown_source
 from .journal import read_manifest, replacing, write_manifest
 
-logger = logging.getLogger(__name__)
-
 _DECODING = ("alpha", "plausibility_threshold")
+_STEERING = ("chosen_from", "steering_beta", "plausibility_threshold")
 _WRITING = ("max_new_tokens", "temperature", "top_p", "top_k", "drop_truncated")
 _STAGE_ONE = ("sft_learning_rate", "sft_num_train_epochs")
 _TRAINING = (
@@ -121,7 +119,7 @@ class RunRecord:
         if not self._main:
             return
         if dataset_name is not None and dataset_name != self.facts["sources"]["prompts"]["name"]:
-            self.facts["sources"]["prompts"] = _dataset_source(dataset_name)
+            self.facts["sources"]["prompts"] = source_of(dataset_name, repo_type="dataset")
         if tags is not None:
             self.facts["tags"] = [tags] if isinstance(tags, str) else list(tags)
         if (self.chain.root / "run.json").exists():  # else this is no run yet
@@ -168,8 +166,9 @@ def run_facts(chain: Chain, identity: dict[str, Any], model: str, adapter: PeftC
     sft_kwargs = {}
     if chain.pairs_missing:
         names, sft_kwargs = (*_WRITING, *_STAGE_ONE, *names), settings_identity(args.sft_kwargs or {})
+        names = (*names, *(["rejected_from"] if args.rejected_from != "policy" else []))
     if chain.decodes:
-        names = (*_DECODING, *names)
+        names = (*(_STEERING if args.chosen_from == "steered" else _DECODING), *names)
         for role, name in zip(("weak_model", "weak_reference_model"), chain.weak_names, strict=True):
             sources[role] = _source(name, identity[role])
     given = {} if adapter is None else settings_identity(adapter.to_dict())
@@ -191,14 +190,24 @@ def last_measures(log_history: Iterable[dict[str, Any]]) -> dict[str, float]:
     found = {}
     for logs in log_history:
         if "train_runtime" not in logs:
-            found |= {name: float(value) for name, value in logs.items() if not name.endswith(_OF_A_LAUNCH)}
+            numbers = {name: _number(value) for name, value in logs.items() if not name.endswith(_OF_A_LAUNCH)}
+            found |= {name: number for name, number in numbers.items() if number is not None}
     return found
+
+
+def _number(value: Any) -> float | None:
+    """A logged value, which may have been made text to be shown; `None` if it is none that JSON has."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
 
 
 def _source(name: str, identity: str) -> dict[str, Any]:
     """A model: its `name`, `commit`, `license` and `language`."""
     if is_local(name):
-        return describe_source(name) if name and Path(name).is_dir() else _unknown(name)
+        return describe_source(name) if name and Path(name).is_dir() else unknown_source(Path(name).name or "unnamed")
     return describe_source(name, commit_of(identity).get("revision"))
 
 
@@ -210,23 +219,7 @@ def _prompts_source(dataset: Dataset) -> dict[str, Any]:
             for snapshot in Path(HF_HUB_CACHE).glob(f"datasets--*/snapshots/{commit}"):
                 name = snapshot.parents[1].name.removeprefix("datasets--").replace("--", "/")
                 return describe_source(name, commit, "dataset")
-    return _unknown("unrecorded prompts")
-
-
-def _dataset_source(name: str) -> dict[str, Any]:
-    """A dataset, told by its name."""
-    if is_local(name):
-        return _unknown(name)
-    try:
-        commit = HfApi().dataset_info(name, timeout=10.0).sha
-    except (HTTPError, OSError) as error:
-        logger.warning("At which commit %s is cannot be found out: %s", name, str(error).strip()[:200])
-        commit = None
-    return describe_source(name, commit, "dataset")
-
-
-def _unknown(path: str) -> dict[str, Any]:
-    return {"name": Path(path).name or "unnamed", "commit": None, "license": None, "language": []}
+    return unknown_source("unrecorded prompts")
 
 
 def _better(source: dict | None, earlier: dict | None) -> dict | None:

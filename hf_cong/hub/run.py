@@ -32,7 +32,7 @@ _MADE = {
     "pair": ("-pair", "model", "The weak pair that decoded, as one model"),
 }
 STAGES = ("data", "sft", "model")  # what is published unless more is asked for
-_OF_A_COMPLETION = ("finish_reason", "seed", "alpha", "plausibility_threshold")
+_OF_A_COMPLETION = ("finish_reason", "seed", "alpha", "beta", "plausibility_threshold")
 
 
 def run_repositories(repo_id: str, stages: Iterable[str] = STAGES) -> dict[str, str]:
@@ -285,7 +285,9 @@ def _data_files(root: Path, stages: Mapping[str, Mapping[str, str]]) -> dict[str
         written = pyarrow.parquet.read_table(completions, columns=["prompt_id", *_OF_A_COMPLETION])
         about = {row["prompt_id"]: row for row in written.to_pylist()}
         for name in _OF_A_COMPLETION:
-            rows = rows.add_column(name, [about[prompt_id][name] for prompt_id in rows["prompt_id"]])
+            column = [about[prompt_id][name] for prompt_id in rows["prompt_id"]]
+            if any(value is not None for value in column):
+                rows = rows.add_column(name, column)
         files[f"sft/{_split(split)}.parquet"] = _parquet(rows)
     for split, directory in stages.get("pairs", {}).items():
         rows = load_from_disk(root / directory / "dataset")
