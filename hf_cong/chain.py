@@ -6,6 +6,7 @@
 
 import functools
 import json
+import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -40,6 +41,8 @@ from .steering import Steering
 
 _STRONG = ("model", "model_init_kwargs", "quantization", "adapters")  # what `strong_identity` says
 _SFT_RECORD = "identity.json"
+# How the rows of an update are cut into batches, and the name of their number in records.
+_BATCH, _UPDATE = ("per_device_train_batch_size", "gradient_accumulation_steps"), "rows_per_update"
 _WRITING = ("max_new_tokens", "temperature", "top_p", "top_k")
 # Where a model is found and how it is laid out, not what it is.
 _PLACEMENT = ("revision", "cache_dir", "device_map", "distributed_config", "attn_implementation")
@@ -179,11 +182,12 @@ class Chain:
     def claim(self, identity: dict[str, Any]) -> None:
         """Refuses to mix the checkpoints of two runs in `output_dir`; else notes whose it is."""
         if checkpoints(self.args.output_dir):
-            check_same_run(identity, Path(self.args.output_dir))
+            check_same_run(identity, Path(self.args.output_dir), self.args)
         PartialState().wait_for_everyone()  # all processes have looked before one writes
         if PartialState().is_main_process:
             with replacing(self.root / "run.json") as temporary:
-                temporary.write_text(json.dumps(identity, indent=2), encoding="utf-8")
+                found = {**identity, _UPDATE: _rows_per_update(identity, self.args)}
+                temporary.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
     def _sft_identity(self, identity: dict[str, Any], rows: Dataset) -> dict[str, Any]:
         strong = {name: identity[name] for name in (*_STRONG, "tokenizer")}
@@ -193,7 +197,17 @@ class Chain:
         """The name of the weights that stage I leaves when it trains on `rows`."""
         if self.args.sft_num_train_epochs == 0:
             return _untrained(identity)
-        return content_key(self._sft_identity(identity, rows))
+        return self._sft_directory(self._sft_identity(identity, rows)).name.removeprefix("sft-")
+
+    def _sft_directory(self, identity: dict[str, Any]) -> Path:
+        """The directory of stage I: its own, or that of launches that cut the same batches for other processes."""
+        own = self.root / f"sft-{content_key(identity)}"
+        if not own.exists():
+            for path in sorted(self.root.glob(f"sft-*/{_SFT_RECORD}")):
+                found = json.loads(path.read_text(encoding="utf-8"))
+                if not differences(_cut_alike(identity, found, self.args), found):
+                    return path.parent
+        return own
 
     def writer_identity(self, identity: dict[str, Any]) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
         """What names whatever writes the chosen completions, and its tokenizer."""
@@ -262,10 +276,13 @@ class Chain:
 
     def begin_sft(self, identity: dict[str, Any], rows: Dataset) -> Path:
         """The directory of stage I, in which it now stands what its weights depend on."""
-        directory = self.root / f"sft-{self.policy(identity, rows)}"
-        if PartialState().is_main_process:
+        identity = self._sft_identity(identity, rows)
+        directory = self._sft_directory(identity)
+        PartialState().wait_for_everyone()  # all processes have looked before one writes
+        if PartialState().is_main_process and not (directory / _SFT_RECORD).exists():
             with replacing(directory / _SFT_RECORD) as temporary:
-                temporary.write_text(json.dumps(self._sft_identity(identity, rows), indent=2), encoding="utf-8")
+                found = {**identity, _UPDATE: _rows_per_update(identity, self.args)}
+                temporary.write_text(json.dumps(found, indent=2), encoding="utf-8")
         PartialState().wait_for_everyone()
         return directory
 
@@ -446,7 +463,7 @@ def strong_identity(
     }
 
 
-def check_same_run(identity: dict[str, Any], directory: Path) -> None:
+def check_same_run(identity: dict[str, Any], directory: Path, args: ConGConfig) -> None:
     """Refuses checkpoints in `directory` that the run of this identity did not write."""
     try:
         found = json.loads((directory / "_cong" / "run.json").read_text(encoding="utf-8"))
@@ -455,7 +472,18 @@ def check_same_run(identity: dict[str, Any], directory: Path) -> None:
             f"The checkpoints in {directory} belong to another run, or to none: there is no whole record of it "
             "(`_cong/run.json`). Use another `output_dir`, or delete them."
         ) from None
-    check_identity(identity, found, directory)
+    check_identity(_cut_alike(identity, found, args), found, directory)
+
+
+def _rows_per_update(identity: dict[str, Any], args: ConGConfig) -> int:
+    return math.prod(identity[name] for name in _BATCH) * args.world_size
+
+
+def _cut_alike(identity: dict[str, Any], found: dict[str, Any], args: ConGConfig) -> dict[str, Any]:
+    """`identity` with the batches of `found`, if both take as many rows to an update: then it is the same training."""
+    if _rows_per_update(identity, args) != found.get(_UPDATE):
+        return identity
+    return {**identity, **{name: found[name] for name in _BATCH}}
 
 
 def _untrained(identity: dict[str, Any]) -> str:

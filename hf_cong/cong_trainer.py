@@ -276,7 +276,7 @@ class ConGTrainer(DPOTrainer):
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             check_resumable(resume_from_checkpoint)
-            check_same_run(self._identity, Path(resume_from_checkpoint).resolve().parent)
+            check_same_run(self._identity, Path(resume_from_checkpoint).resolve().parent, self.args)
         if self._pairs_missing:
             self._run_stages()
             # The sampler's seed is torch's initial seed, which anything that ran before may have changed.
@@ -326,6 +326,7 @@ class ConGTrainer(DPOTrainer):
             self.args.hub_private_repo = private
         self._record.connect()
         if self._record.pushes is not None:
+            self._record.pushes.private = self.args.hub_private_repo
             self.hub_model_id, self.push_in_progress = self._record.pushes.repo_id, None
 
     def create_model_card(self, model_name=None, dataset_name=None, tags=None):

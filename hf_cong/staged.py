@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from peft import PeftConfig, PeftModel
 from transformers import (
@@ -107,7 +108,9 @@ class StagedRun:
             {"decode": self.decode, "sft": self.sft, "sample": self.sample}[stage]()
         if "sft" in self.chain.stages:
             record.fine_tuned(self.chain.root / self.chain.stages["sft"].split("/")[0])
-        record.ended("sft" if stage == "sft" else "data")
+        record.ended("data")
+        if stage == "sft":
+            record.ended("sft")
 
     def decode(self) -> None:
         """Writes the chosen completions with the weak pair, or with the strong model that it steers."""
@@ -256,7 +259,11 @@ class StagedRun:
         model = create_model_from_path(name, **init)
         model.name_or_path = self.model  # what completions say of their writer, as in one launch
         if final is not None and self.peft_config is not None:
-            model = PeftModel.from_pretrained(model, final, is_trainable=trainable, use_safetensors=True)
+            # ZeRO-3 gathers weights of one dtype: as TRL, unless they are quantised.
+            upcast = self.quantization_config is not None or not is_deepspeed_zero3_enabled()
+            model = PeftModel.from_pretrained(
+                model, final, is_trainable=trainable, autocast_adapter_dtype=upcast, use_safetensors=True
+            )
         return model
 
     def _writer(self) -> PreTrainedModel | Engine:
@@ -286,6 +293,7 @@ class StagedRun:
     def _vllm(self, directory: Path | None) -> "vllm.LLM":  # noqa: F821
         import vllm
 
+        clear_device_cache(garbage_collection=True)  # vLLM takes what is free
         return vllm.LLM(
             str(directory or self.model),
             revision=None if directory else self._where.get("revision"),

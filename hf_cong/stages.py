@@ -30,8 +30,8 @@ _READ = ("prompt", "completion", "chosen", "rejected")  # the columns of a datas
 
 @contextlib.contextmanager
 def reported(stage: str) -> Iterator[None]:
-    """Says which stage failed, and in which process: of several processes, the error alone does not tell."""
-    logger.info("Stage %s begins.", stage)
+    """Says which stage it is, and of a failure in which process: of several, the error alone does not tell."""
+    PartialState().print(f"ConG {stage} begins.")
     try:
         yield
     except (KeyboardInterrupt, SystemExit):

@@ -5,6 +5,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file
 from trl.trainer.utils import hash_module
 
 from hf_cong import ConGTrainer
@@ -148,6 +149,33 @@ def test_a_stage_has_nothing_to_do_if_its_columns_are_there(models, tmp_path, ca
         assert artefacts(tmp_path / f"{name}-once") == artefacts(tmp_path / name)
     given = [staged(models, tmp_path / "pairs", "dpo", pairs(6)), at_once(models, tmp_path / "pairs-once", pairs(6))]
     assert len({hash_module(made.model) for made in given}) == 1
+
+
+def test_lora_without_stage_one(models, tmp_path):
+    for name, run in (("once", at_once), ("staged", by_stages)):
+        run(models, tmp_path / name, data=chosen_rows(6), peft_config=lora(), sft_num_train_epochs=0)
+    assert artefacts(tmp_path / "once") == artefacts(tmp_path / "staged")
+
+
+def test_the_rows_of_an_update_may_be_cut_otherwise_on_the_way(models, tmp_path):
+    """As for another number of processes. A number of rows that is another one makes another run."""
+    whole, halved = {"per_device_train_batch_size": 4}, {"per_device_train_batch_size": 2}
+    alike = {**halved, "gradient_accumulation_steps": 2}
+    for stage in (*STAGES, "dpo"):
+        staged(models, tmp_path / "whole", stage, **whole)
+    for stage in STAGES:
+        staged(models, tmp_path / "cut", stage, **(alike if stage == "sample" else whole))
+    with pytest.raises(FileNotFoundError, match="`per_device_train_batch_size` 4 there, 2 here"):
+        staged(models, tmp_path / "cut", "sample", **halved)
+    staged(models, tmp_path / "cut", "dpo", **whole)
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-3")
+    with pytest.raises(FileNotFoundError):
+        staged(models, tmp_path / "cut", "dpo", **halved)
+    resumed = staged(models, tmp_path / "cut", "dpo", **alike)
+    assert resumed.state.global_step == 3
+    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "cut"))
+    assert sum((one[name] - tensor).abs().mean() for name, tensor in other.items()) / len(one) < 1e-7
+    assert artefacts(tmp_path / "whole")["model.safetensors"] != artefacts(tmp_path / "cut")["model.safetensors"]
 
 
 # Refusals.
