@@ -242,7 +242,7 @@ def _with_base(config: Path, base_model: str | None) -> Path | bytes:
         return config if base == base_model else _dump(content)
     if not isinstance(base, str) or is_local(base):
         raise ValueError(
-            f"The base of the adapter is {'not named' if base is None else 'a folder of this machine'}, which nobody "
+            f"The base of the adapter is {'a folder of this machine' if base else 'not named'}, which nobody "
             "else can load. Pass the Hub id of the same weights as `base_model`, or publish the base first."
         )
     return config
@@ -270,4 +270,5 @@ def _load(path: Path) -> dict:
 
 
 def _dump(content: dict) -> bytes:
-    return (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode()
+    # ASCII escapes carry what UTF-8 cannot.
+    return (json.dumps(content, indent=2) + "\n").encode("ascii")

@@ -111,6 +111,7 @@ def test_a_hub_id_in_a_configuration_stays(saved, tmp_path):
     shutil.copytree(saved / "model", tmp_path / "model")
     path = tmp_path / "model" / "config.json"
     config = json.loads(path.read_text())
+    config["note"] = "ü\ud800"
     named = {"_name_or_path": "org/weak", "inner": [{"_name_or_path": ""}, {"_name_or_path": "/home/me/weak"}]}
     path.write_text(json.dumps({**config, **named}))
     published = json.loads(select_files(tmp_path / "model", "model").files["config.json"])
