@@ -121,6 +121,7 @@ def _trained_card(
         "fine_tuned": bool(stages.get("sft")),
         "sampled": bool(stages.get("sample")),
         "finished": bool(stages.get("dpo")),
+        "cited": _cited(known, stage),
         "settings": optional_table(setting_rows(settings)),
         "adapter": optional_table(setting_rows(known["adapter"] or {})),
         "counts": optional_table(count_rows(known["counts"], steps)),
@@ -142,6 +143,13 @@ def _tags(known: Mapping[str, Any], stage: str) -> list[str]:
     method += ["contrastive-decoding"] if stages.get("decode") else []
     method += ["lora"] if "lora_alpha" in (known["adapter"] or {}) else []
     return [*method, *ran, "alignment", "trl"] if ran else method
+
+
+def _cited(known: Mapping[str, Any], stage: str) -> list[str]:
+    """The papers of what ran; a run of the trainer is one of ConG's however far it came."""
+    stages = known["stages"]
+    method = ["cong"] if known["run"] or stage == "sft" or stages else []
+    return [*method, "dpo"] if stage == "dpo" and stages.get("dpo") else method
 
 
 def pair_card(
@@ -199,6 +207,7 @@ def pair_card(
     facts = {
         **common_facts({**known, "sources": sources}, repo_id, results, terms, repositories),
         "model_type": model_type,
+        "cited": ["eft" if steered else "cong"],
         "conversational": conversational,
         "base": source_link(sources.get("model")),
         "policy": source_link(sources["weak_model"]),
@@ -225,7 +234,7 @@ def decoding_card(repo_id: str) -> str:
         "pipeline_tag": "text-generation",
         "tags": ["custom_generate", "cong", "weak-to-strong", "contrastive-decoding"],
     }
-    return render("decoding", {"repo_id": repo_id, "title": hub_link(repo_id).title}, metadata)
+    return render("decoding", {"repo_id": repo_id, "title": hub_link(repo_id).title, "cited": ["cong"]}, metadata)
 
 
 def collection_text(manifest: Mapping[str, Any]) -> str:

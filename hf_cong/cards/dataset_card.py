@@ -124,6 +124,7 @@ def dataset_card(
         "prompts": source_link(sources.get("prompts"), "dataset"),
         "writer": source_link(writer),
         "decoded": decoded,
+        "cited": ["cong"] if decoded or preferences else [],
         "fine_tuned": bool(known["stages"].get("sft")),
         "settings": optional_table(setting_rows(settings)),
         "counts": optional_table(count_rows(known["counts"], ["sft", "dpo"])),

@@ -35,7 +35,7 @@ def test_the_hub_accepts_the_metadata(hub, kind):
     card.validate()
     data = card.data.to_dict()
     assert data["license"] and {"cong", "weak-to-strong"} <= set(data["tags"])
-    assert "arxiv.org/abs/2510.07884" in card.text
+    assert f"arxiv.org/abs/{'2310.12962' if kind == 'steered' else '2510.07884'}" in card.text
 
 
 def test_the_hub_would_refuse_another(hub):
@@ -109,6 +109,7 @@ def test_text_of_a_model():
         "[org/strong-cong-data](https://huggingface.co/datasets/org/strong-cong-data)",
         "`torch 2.13.0`",
         "jiang2026contrastive",
+        "rafailov2023direct",
     ):
         assert fact in text, fact
     assert "max_steps" not in text and "/runs" not in text
@@ -143,6 +144,7 @@ def test_text_of_a_pair():
     assert "LoRA adapter; both run in one forward" in lora
     text = card_of("steered", changed(settings={"alpha": 0.4, "beta": 2.0})).text
     assert "[Qwen/Qwen2.5-7B-Instruct]" in text and "| `beta` | 2.0 |" in text and "`alpha`" not in text
+    assert "mitchell2024emulator" in text and "jiang2026" not in text
 
 
 def test_text_of_a_dataset():
@@ -165,7 +167,7 @@ MISSING = {
     "counts": ("Rows, counted", "were dropped"),
     "measures": ("logged last",),
     "versions": ("## Versions",),
-    "stages": ("**ConG**", "wrote one completion for every prompt"),
+    "stages": ("**ConG**", "trained with DPO"),
     "run": ("0123456789abcdef",),
 }
 
@@ -190,7 +192,9 @@ def test_nothing_known_is_a_card_too(hub, kind):
     assert not {"base_model", "language", "model-index"} & card.data.to_dict().keys()
     if kind in ("model", "adapter"):
         assert "How it was trained is not known to this card." in card.text
-        assert "cong" not in (card.data.tags or ()) and "2510.07884" not in card.text
+        assert (
+            "cong" not in (card.data.tags or ()) and "2510.07884" not in card.text and "## Citation" not in card.text
+        )
     assert "No results were given to this card." in card.text or kind == "data"
 
 
@@ -206,7 +210,9 @@ def test_what_ran_is_what_is_told():
     without_sft = {name: value for name, value in whole.items() if name != "sft"}
     assert "trained with DPO to prefer what a weak pair wrote" in told(without_sft)
     text = told({"dpo": "finished"}, weak_model=None, weak_reference_model=None)
-    assert "trained with DPO on given preferences." in text and "weak" not in text.split("## Citation")[0]
+    assert (
+        "trained with DPO on given preferences." in text and "weak" not in text.split("## Citation")[0].split("---")[2]
+    )
     unfinished = {name: value for name, value in whole.items() if name != "dpo"}
     assert "Stage II had not ended" in told(unfinished) and "Stage II had not ended" not in told(whole)
     assert "trained with DPO" in told(whole) and "trained with DPO" not in told(unfinished)
@@ -224,7 +230,7 @@ def test_data_of_a_model_alone_is_not_called_contrastive():
     text = dataset_card(facts, repo_id="org/data", files={"sft/train.parquet": FILES["sft/train.parquet"]})
     assert "Completions of [org/alone]" in text and "weak pair" not in text
     assert "license: apache-2.0" in text
-    assert "wrote it" not in text and "- preference\n" not in text
+    assert "wrote it" not in text and "- preference\n" not in text and "arxiv" not in text
 
 
 @pytest.mark.parametrize(("languages", "found"), [(["no"], ["no"]), ("pt-BR", ["pt-BR"]), (None, ["en"])])
