@@ -22,6 +22,7 @@ def demo(argv: list[str]):
 
 
 def train(argv: list[str]):
+    from accelerate import PartialState
     from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
     from ..cong_config import ConGConfig
@@ -57,9 +58,10 @@ def train(argv: list[str]):
         run = StagedRun(model.model_name_or_path, config, **data, **adapt)
         if config.stage != "dpo":
             run.launch(config.stage)
-            if config.stage == "sft" and not run.chain.decodes:
-                _deliver(run.sft(), config.output_dir)
-            print(f"Stage {config.stage} is in {run.chain.root}.")
+            if config.stage == "sft" and "sft" in run.chain.stages and not run.chain.decodes:
+                _deliver(run.chain.root / run.chain.stages["sft"], config.output_dir)
+            place = run.chain.stages.get("sft", "") if config.stage == "sft" else ""
+            PartialState().print(f"What stage {config.stage} leaves is in {run.chain.root / place}.")
             return
         trainer = run.trainer()
     # By default the same command goes on where a killed run stopped.
