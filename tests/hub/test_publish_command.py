@@ -286,6 +286,18 @@ def test_a_run(hub, run, publish):
     assert str(run).encode() not in everything and b"pytest-of" not in everything
 
 
+@pytest.mark.parametrize("instead", ["nowhere", "reference"])
+def test_a_pair_that_is_not_what_decoded_is_refused(folders, run, publish, tmp_path, instead):
+    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("pair-*"))
+    (manifest,) = (tmp_path / "run" / "_cong").rglob("decode-train-*/manifest.json")
+    content = json.loads(manifest.read_text())
+    content["engine"]["policy"]["model"] = str(folders / instead)
+    manifest.write_text(json.dumps(content))
+    command = ("--source", tmp_path / "run", "--repo_id", "org/publish-moved", "--stages", "pair", "--dry_run")
+    status, _, err = publish(*command)
+    assert status == 2 and "is not there, or not what it was" in err and "hf-cong publish pair" in err
+
+
 def test_a_model_of_a_run_is_told_by_its_manifest(hub, run, publish):
     status, out, err = publish("model", "--source", run, "--repo_id", "org/publish-of-run", "--dry_run")
     assert status == 0, err
