@@ -90,6 +90,8 @@ def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
         recipe = yaml.safe_load(text)
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(f"{path} is not plain YAML: {' '.join(str(error).split())[:300]}") from None
+    if kind := find_secret(repr(recipe)):  # written with escapes, or over several lines
+        raise ValueError(f"{path} holds {kind}: {_TOKEN}.")
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must hold one mapping `key: value`, got {type(recipe).__name__}.")
     _refuse_repeated(node, path)

@@ -57,6 +57,7 @@ HOSTILE = {
     "a token, nested": ("model_init_kwargs: {a: [{HF_TOKEN: secret}]}\n", "sets `HF_TOKEN`: tokens do not belong"),
     "a token in a value": (f"run_name: a-{TOKENS['Hugging Face']}-b\n", "holds a Hugging Face token: tokens do not"),
     "a token in a comment": (f"# {TOKENS['GitHub']}\noutput_dir: x\n", "holds a GitHub token"),
+    "a token with escapes": (f'alpha: "\\x68{TOKENS["Hugging Face"][1:]}"\n', "holds a Hugging Face token"),
     "a token as a key": (f"{TOKENS['OpenAI']}: x\n", "holds an OpenAI .* key"),
     "a token in what is broken": (f"output_dir: [{TOKENS['OpenAI']}\n", "holds an OpenAI .* key"),
     "a token in a private place": ("sft_kwargs: {hub_token: secret}\n", "sets `hub_token`"),
