@@ -88,7 +88,7 @@ def _trained_card(
     base, link = hub_id(sources.get("model")), source_link(sources.get("model"))
     measured = _of_system(results, system)
     data = (repositories or {}).get("data")
-    datasets = [name for name in (data, hub_id(sources.get("prompts"))) if name is not None]
+    datasets = list(dict.fromkeys(name for name in (data, hub_id(sources.get("prompts"))) if name is not None))
     terms = terms_of(sources, ROLES, repo_id, "model", stated=license)
     steps = ["sft"] if stage == "sft" else ["sft", "dpo"]
     settings = {name: value for name, value in known["settings"].items() if stage == "dpo" or name not in _STAGE_TWO}

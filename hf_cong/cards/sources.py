@@ -27,9 +27,13 @@ class HubLink(NamedTuple):
     markdown: Markdown
 
 
+def _is_repo_id(name: object) -> bool:
+    return isinstance(name, str) and _REPO_ID.fullmatch(name) is not None and ".." not in name and "--" not in name
+
+
 def check_repo_id(repo_id: str) -> None:
     """Raises `ValueError` unless this is the name of a repository."""
-    if not isinstance(repo_id, str) or not _REPO_ID.fullmatch(repo_id) or ".." in repo_id or "--" in repo_id:
+    if not _is_repo_id(repo_id):
         raise ValueError(
             f"`repo_id` must be a name such as 'org/name', of letters, digits, `-`, `_` and `.`; got {repo_id!r:.80}."
         )
@@ -37,7 +41,7 @@ def check_repo_id(repo_id: str) -> None:
 
 def hub_id(source: Mapping[str, Any] | None) -> str | None:
     """The repository of a source; `None` if it is not known to be on the Hub. The name of a path has no folders."""
-    if source is None or not _REPO_ID.fullmatch(str(source["name"])):
+    if source is None or not _is_repo_id(source["name"]):
         return None
     return source["name"] if source.get("commit") is not None or "/" in source["name"] else None
 
@@ -106,6 +110,4 @@ def languages(given: str | Sequence[str] | None, *sources: Mapping[str, Any] | N
 
 
 def _is_language(text: object) -> bool:
-    return (
-        isinstance(text, str) and re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*|multilingual|code", text) is not None
-    )
+    return isinstance(text, str) and _LANGUAGE.fullmatch(text) is not None

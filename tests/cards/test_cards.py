@@ -225,6 +225,16 @@ def test_a_local_source_is_no_link():
     assert "`my base`" in card.text and "| strong base | `my base` | unknown or local | unknown |" in card.text
 
 
+@pytest.mark.parametrize("name", ["org/a--b", "a/b/c", "org/..", "../secret", "org/x" + "y" * 96, "org/a b"])
+def test_a_name_that_the_hub_cannot_have_is_no_link(hub, name):
+    facts = changed(sources={role: source(name) for role in MANIFEST["sources"]})
+    for kind in KINDS:
+        card = card_of(kind, facts)
+        card.validate()
+        assert f"`{name}`" in card.text and f"huggingface.co/{name}" not in card.text
+        assert not {"base_model", "source_datasets"} & card.data.to_dict().keys()
+
+
 def test_data_of_a_model_alone_is_not_called_contrastive():
     facts = {"sources": {"model": source("org/alone")}, "counts": MANIFEST["counts"]}
     text = dataset_card(facts, repo_id="org/data", files={"sft/train.parquet": FILES["sft/train.parquet"]})
