@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from datasets import load_dataset
+from datasets import Dataset, load_dataset
 from huggingface_hub import HfApi
 from peft import AutoPeftModelForCausalLM
 from safetensors.torch import load_file
@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from trl.trainer.utils import hash_module
 
 from hf_cong.hub.run import publish_run, run_publications
-from tests.distributed.run_cong import lora, prompts, strong_model, trainer, weak_pair
+from hf_cong.staged import StagedRun
+from tests.distributed.run_cong import config, lora, prompts, strong_model, trainer, weak_pair
 from tests.hub.test_models import push
 from tests.tiny import tiny_tokenizer
 
@@ -217,3 +218,43 @@ def test_no_token_is_anywhere(hub, whole):
         for commit in hub.repositories[key].commits.values():
             assert not [path for path, file in commit.files.items() if token in file.content]
             assert not [path for path in commit.files if path.endswith((".bin", ".pt", ".pth", ".jsonl"))]
+
+
+def test_stages_in_launches_of_their_own(hub, whole, tmp_path):
+    kind, output_dir, repo_id, made = whole
+    name, settings = f"org/launched-{kind}", {"weak_model_name_or_path": "alice/steady-post", "max_steps": 2}
+    settings |= {"weak_reference_model_name_or_path": "alice/steady-pre", "hub_strategy": "end"}
+    settings |= {"push_to_hub": True, "push_stages_to_hub": True, "hub_model_id": name}
+    data = load_dataset("alice/steady-prompts", split="train"), prompts(16).select(range(12, 16))
+    arrived = {}
+    for stage in ("decode", "sft", "sample", "dpo"):
+        args = config(tmp_path, stage=stage, **settings)
+        adapter = lora() if kind == "lora" else None
+        run = StagedRun("alice/steady-strong", args, *data, processing_class=tiny_tokenizer(), peft_config=adapter)
+        run.trainer().train() if stage == "dpo" else run.launch(stage)
+        arrived[stage] = sorted(key[1] for key in hub.repositories if key[1].startswith(name))
+    assert arrived == {
+        "decode": [],  # which rows are kept is known by the strong model's tokenizer
+        "sft": [f"{name}-S", f"{name}-data"],
+        "sample": [f"{name}-S", f"{name}-data"],
+        "dpo": [name, f"{name}-S", f"{name}-data"],
+    }
+    assert len(commits(name)) == len(commits(f"{name}-S")) == 1
+    for file in ("sft/train.parquet", "preferences/train.parquet", "preferences/eval.parquet"):
+        ours, theirs = (contents(hub, f"{one}-data", "datasets")[file] for one in (name, repo_id))
+        assert ours == theirs
+    assert manifest_of(tmp_path) == manifest_of(output_dir)
+
+
+def test_a_token_in_the_data_stays_here(hub, sources, tmp_path, caplog):
+    planted = "hf_" + "abcdefghij" * 4
+    rows = prompts(6).to_list()
+    rows[3]["prompt"][0]["content"] += f" with {planted}"
+    made = make(tmp_path, "org/planted", train_dataset=Dataset.from_list(rows))
+    with pytest.raises(
+        RuntimeError, match="org/planted-data: Nothing was uploaded: .*a Hugging Face token"
+    ) as refusal:
+        made.train()
+    assert planted not in str(refusal.value) + caplog.text
+    assert ("datasets", "org/planted-data") not in hub.repositories
+    assert commits("org/planted") == ["End of training"] and len(commits("org/planted-S")) == 1
