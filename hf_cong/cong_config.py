@@ -129,8 +129,8 @@ class ConGConfig(DPOConfig):
         push_stages_to_hub (`bool`, *optional*, defaults to `False`):
             With `push_to_hub`, whether every stage is published when it ends: the dataset `<hub_model_id>-data` after
             decoding and again after sampling, the model of stage I as `<hub_model_id>-S`, at the end the model itself,
-            and a Collection of them. A push that fails is logged, repeated after the next stage and at the end, and
-            only there an error.
+            and a Collection of them. Training waits for every push, those of `hub_strategy="every_save"` too. One that
+            fails is logged, repeated after the next stage and at the end, and only there an error.
 
     > [!NOTE]
     > These parameters have default values different from [`~trl.DPOConfig`]; they are the paper's:
