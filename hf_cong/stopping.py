@@ -28,7 +28,12 @@ class SaveOnSigterm(TrainerCallback):
     def __init__(self):
         self._asked, self.stopped = False, False
 
-    def on_train_begin(self, args, state, control, **kwargs):
+    def on_train_begin(self, args, state, control, model, **kwargs):
+        if model.is_distributed_loading_by_transformers:
+            raise ValueError(
+                "`enable_jit_checkpoint` saves what training can go on from, and `distributed_config` leaves the "
+                "optimizer in shards that transformers does not save. Leave one of them out."
+            )
         self._before = signal.signal(signal.SIGTERM, self._note)
 
     def _note(self, number, frame):
