@@ -246,11 +246,13 @@ class StagedRun:
         given.pop("revision", None)
         return {**given, **(self._where if model == self.model else {})}
 
-    def _policy(self, final: Path | None, trainable: bool = False) -> PreTrainedModel | PeftModel:
+    def _policy(
+        self, final: Path | None, trainable: bool = False, quantised: bool = True
+    ) -> PreTrainedModel | PeftModel:
         """The strong model as `sft` left it, whole on the device of this process."""
         name = self.model if final is None or self.peft_config is not None else str(final)
         init = {"trust_remote_code": self.args.trust_remote_code, **self._init_kwargs(name)}
-        if self.quantization_config is not None:
+        if quantised and self.quantization_config is not None:
             init["quantization_config"] = self.quantization_config
         if not trainable:
             init.pop("distributed_config", None)
@@ -285,7 +287,7 @@ class StagedRun:
         if final is not None and self.peft_config is not None:
             directory = final.with_name("merged")
             if damage(directory) is not None:
-                self._policy(final).merge_and_unload().cpu().save_pretrained(directory)
+                self._policy(final, quantised=False).merge_and_unload().cpu().save_pretrained(directory)
                 self.tokenizer.save_pretrained(directory)
                 seal(directory)
         return self._vllm(directory)
