@@ -164,6 +164,11 @@ class ConGTrainer(DPOTrainer):
         self._record = RunRecord(chain, _adapter_base(model, peft_config))
         # Until `train` has written the pairs, every dataset is left as it came.
         self._pairs_missing = chain.pairs_missing
+        if self._pairs_missing and args.stage != "all":
+            raise ValueError(
+                f"`stage` is {args.stage!r}, and `ConGTrainer` runs every stage that is left. Leave `stage` out, or run "
+                f"that one alone: `hf-cong train --stage {args.stage}`, in Python `StagedRun`."
+            )
         needs_copy = peft_config is None and not args.precompute_ref_log_probs
         if needs_copy and isinstance(model, PreTrainedModel) and not model.name_or_path:
             raise ValueError(
@@ -273,6 +278,9 @@ class ConGTrainer(DPOTrainer):
         self._chain.claim(self._identity)
         self._begin()
         self._record.write()
+        if self.args.stage == "dpo":  # what a launch before this one could not publish
+            self._record.ended("data")
+            self._record.ended("sft")
         if isinstance(resume_from_checkpoint, str | os.PathLike):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             check_resumable(resume_from_checkpoint)
@@ -303,7 +311,7 @@ class ConGTrainer(DPOTrainer):
     def take_over(self, chain: Chain, identity: dict) -> None:
         """Makes this stage II of the run whose other stages were launched one by one: see [`StagedRun`]."""
         self._chain, self._identity, self.stage_counts = chain, identity, chain.stage_counts
-        self._record.chain = chain
+        self._record = RunRecord(chain, self._record.adapter_base)
         self._begin()
 
     def _begin(self):

@@ -54,7 +54,7 @@ class RunRecord:
     """
 
     def __init__(self, chain: Chain, adapter_base: str | None = None):
-        self.chain, self._adapter_base = chain, adapter_base
+        self.chain, self.adapter_base = chain, adapter_base
         self.facts, self.measures, self.pushes = {}, {}, None
         self._main = chain.args.process_index == 0
         if chain.args.push_to_hub:
@@ -65,10 +65,10 @@ class RunRecord:
         args = self.chain.args
         if not self._main or self.pushes is not None:
             return
-        if self._adapter_base is not None and is_local(self._adapter_base):
+        if self.adapter_base is not None and is_local(self.adapter_base):
             raise ValueError(
                 "An adapter is published with the Hub id of its base, and the base of this one, "
-                f"{Path(self._adapter_base).name[:80]!r}, was not loaded by one. Load it by its Hub id; or train "
+                f"{Path(self.adapter_base).name[:80]!r}, was not loaded by one. Load it by its Hub id; or train "
                 "without `push_to_hub`, and publish with `hf-cong publish run --base_model ID`."
             )
         stages = ["model"]
@@ -122,11 +122,12 @@ class RunRecord:
             self.facts["sources"]["prompts"] = source_of(dataset_name, repo_type="dataset")
         if tags is not None:
             self.facts["tags"] = [tags] if isinstance(tags, str) else list(tags)
-        if (self.chain.root / "run.json").exists():  # else this is no run yet
+        begun = self._path.exists() and read_manifest(self._path).get("run") == self.facts["run"]
+        if begun:
             self.write()
         output_dir = Path(self.chain.args.output_dir)
         name = re.sub(r"[^A-Za-z0-9_]+", "-", model_name or output_dir.absolute().name).strip("-")
-        manifest = read_manifest(self._path) if self._path.exists() else self._content()
+        manifest = read_manifest(self._path) if begun else self._content()
         card = (adapter_card if manifest["adapter"] else model_card)(
             manifest,
             repo_id=self.pushes.repo_id if self.pushes else name or "model",
@@ -147,7 +148,8 @@ class RunRecord:
             return {**self.facts, **progress}
         sources = {role: _better(source, earlier["sources"][role]) for role, source in self.facts["sources"].items()}
         known = {name: {**earlier[name], **now} for name, now in progress.items()}
-        return {**earlier, **self.facts, "sources": sources, **known}
+        # PEFT fills an adapter's settings in; what was published of them first stays.
+        return {**earlier, **self.facts, "adapter": earlier["adapter"], "sources": sources, **known}
 
 
 def run_facts(chain: Chain, identity: dict[str, Any], model: str, adapter: PeftConfig | None) -> dict[str, Any]:
