@@ -12,8 +12,9 @@ from datasets import Dataset
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
-from hf_cong import ImplicitReward, generate_completions, weak_to_strong_search
+from hf_cong import ConGConfig, ImplicitReward, generate_completions, weak_to_strong_search
 from hf_cong.prompts import encode_prompt
+from hf_cong.recipes import parse
 from hf_cong.search.engine import SearchEngine
 
 from .distributed.run_cong import chosen_rows, config, lora, pairs, prompts, strong_model, trainer, weak_pair
@@ -212,6 +213,13 @@ def test_artefacts_of_another_setting_are_refused(models, finished, change):
         staged(models, finished, "dpo", prompts(6), **{**STEERED, **overrides})
     assert f"--stage {stage}`" in str(refusal.value)
     assert sorted(finished.rglob("*")) == before
+
+
+def test_a_recipe_says_who_writes(tmp_path):
+    keys = {"chosen_from": "steered", "rejected_from": "base", "steering_beta": 2.0, "chunk_length": 8}
+    (tmp_path / "cong.yaml").write_text(json.dumps({"output_dir": str(tmp_path), **keys}))
+    (args,) = parse((ConGConfig,), ["--config", str(tmp_path / "cong.yaml"), "--steering_beta", "3"], prog="train")
+    assert {name: getattr(args, name) for name in keys} == {**keys, "steering_beta": 3.0}
 
 
 # Memory.

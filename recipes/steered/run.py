@@ -1,0 +1,190 @@
+# Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
+"""Who writes the chosen completions: the weak pair, as in the paper, or the strong model that it steers?
+
+    python -m recipes.steered.run --world sandbox --output_dir runs/steered/sandbox
+    python -m recipes.steered.run --world stories --output_dir runs/steered/stories    # needs HF_CONG_REAL_DATA
+
+The same command goes on where a killed run stopped.
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import transformers
+import trl
+from datasets import Dataset
+from transformers import PreTrainedModel
+
+from hf_cong import ConGTrainer, EmulatedFineTuningForCausalLM
+from hf_cong.sandbox.workers import run_jobs
+from hf_cong.staged import StagedRun
+
+from ..compare.methods import CD, SFT, STRONG, WEAK, Budget, Trial
+from ..compare.worlds import World
+from .summary import draw, render, summarise
+
+BETAS = (1.0, 2.0, 4.0)  # of the steering; the last goes through stage II
+STEERED = {f"strong, steered, β = {beta:g}": beta for beta in BETAS}
+PAPER = f"ConG-S, {next(iter(CD)).rpartition(', ')[2]}"
+STAGE_ONE = {PAPER: {"chosen_from": "weak"}} | {
+    f"S-steered, β = {beta:g}": {"chosen_from": "steered", "steering_beta": beta} for beta in BETAS
+}
+# Stage II of both forms: learning rate and β. The first learning rate has the paper's ratio to stage I's.
+SETTINGS = ((6e-5, 0.5), (3e-4, 0.5), (3e-4, 0.1))
+FORMS = {"ConG": {"chosen_from": "weak"}, "steered": {"chosen_from": "steered", "steering_beta": BETAS[-1]}}
+STAGE_TWO = {
+    f"{form}, rejected: {rejected}, lr {rate:g}, β {beta:g}": {
+        **writer,
+        "rejected_from": rejected,
+        "learning_rate": rate,
+        "beta": beta,
+    }
+    for form, writer in FORMS.items()
+    for rejected in ("policy", "base")
+    for rate, beta in SETTINGS
+}
+UNTRAINED = (STRONG, WEAK, next(iter(CD)), *STEERED)
+SYSTEMS = (*UNTRAINED, *STAGE_ONE, *STAGE_TWO)
+
+
+class SteeredTrial(Trial):
+    """One seed: the paper's form and the steered one, on the same prompts with the same settings."""
+
+    def run(self) -> tuple[list[dict], dict[str, dict]]:
+        """One record for each system and test prompt, and what each form wrote."""
+        for label, form in STAGE_ONE.items():
+            self.once(label, lambda folder, form=form: self.stage_one(folder, form))
+        for label, form in STAGE_TWO.items():
+            self.once(label, lambda folder, form=form: self.stage_two(folder, form))
+        engines = {STRONG: self.strong, WEAK: self.weak, UNTRAINED[2]: self.pair(next(iter(CD.values())))}
+        engines |= {label: self.steered(beta) for label, beta in STEERED.items()}
+        engines |= {label: self.model(label) for label in (*STAGE_ONE, *STAGE_TWO)}
+        records = [record for label, engine in engines.items() for record in self.evaluate(label, engine)]
+        return records, {label: self.written(form) for label, form in STAGE_ONE.items()}
+
+    def steered(self, beta: float):
+        def load() -> PreTrainedModel:
+            names = (str(path) for path in (self.world.strong, self.world.weak_policy, self.world.weak_reference))
+            return EmulatedFineTuningForCausalLM.from_pair(*names, beta=beta)
+
+        return load
+
+    def home(self, form: dict) -> Path:
+        """Where the stages of a form lie that do not depend on stage II."""
+        return self.root / "stages" / f"{form['chosen_from']}-{form.get('steering_beta', 0):g}"
+
+    def config(self, form: dict, **overrides):
+        return self.settings(
+            self.home(form),
+            weak_model_name_or_path=str(self.world.weak_policy),
+            weak_reference_model_name_or_path=str(self.world.weak_reference),
+            generation_batch_size=64,
+            **SFT,
+            **form,
+            **overrides,
+        )
+
+    def stage_one(self, folder: Path, form: dict) -> Budget:
+        for stage in ("decode", "sft"):
+            StagedRun(str(self.world.strong), self.config(form, stage=stage), self.prompts).launch(stage)
+        (final,) = self.home(form).glob("_cong/sft-*/final")
+        folder.mkdir(parents=True)
+        for file in final.iterdir():
+            if file.name not in ("files.json", "training_args.bin"):
+                (folder / file.name).write_bytes(file.read_bytes())
+        return Budget()
+
+    def stage_two(self, folder: Path, form: dict) -> Budget:
+        args = self.config(form)
+        made = ConGTrainer(
+            str(self.world.strong), args=args, train_dataset=self.prompts, processing_class=self.tokenizer
+        )
+        made.train()
+        made.save_model(str(folder))
+        return Budget()
+
+    def written(self, form: dict) -> dict[str, float]:
+        """Prompts and tokens of the chosen completions, and what a token took of forward passes."""
+        (path,) = self.home(form).glob("_cong/decode-train-*/completions.parquet")
+        rows = Dataset.from_parquet(str(path))
+        tokens = sum(map(len, rows["completion_ids"]))
+        finished = sum(reason == "stop" for reason in rows["finish_reason"])
+        steered = form["chosen_from"] == "steered"
+        return {"prompts": len(rows), "finished": finished, "tokens": tokens, "weak": 2, "strong": int(steered)}
+
+
+def run_trial(*arguments) -> tuple[list[dict], dict[str, dict]]:
+    return SteeredTrial(*arguments).run()
+
+
+def run(
+    world: str,
+    output_dir: str | Path,
+    *,
+    world_dir: str | Path | None = None,
+    seeds: Sequence[int] = (0, 1, 2),
+    num_prompts: int | None = None,
+    num_test_prompts: int | None = None,
+    effort: float = 1.0,
+    num_workers: int = 2,
+) -> dict:
+    """
+    Runs the recipe; prints the table and writes it to `output_dir`. The arguments are those of `recipes/compare`.
+
+    Returns:
+        `dict`: the content of `results.json`.
+    """
+    output_dir = Path(output_dir)
+    output_dir.mkdir(parents=True, exist_ok=True)
+    made = _load_world(world, Path(world_dir or output_dir / "world"), effort, num_workers)
+    jobs = [(run_trial, made, output_dir / f"seed-{seed}", seed, num_prompts, num_test_prompts) for seed in seeds]
+    done = run_jobs(jobs, num_workers=num_workers, log=output_dir / "run.log", description="Seeds")
+    records = [record for rows, _ in done for record in rows]
+    with open(output_dir / "samples.jsonl", "w", encoding="utf-8") as file:
+        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    results = {
+        "settings": {
+            "world": world,
+            "seeds": list(seeds),
+            "num_prompts": num_prompts or len(made.training_prompts(seeds[0])),
+            "num_test_prompts": num_test_prompts or len(made.test_prompts()),
+            "sft": SFT,
+            "effort": effort,
+            "versions": {library.__name__: library.__version__ for library in (torch, transformers, trl)},
+        },
+        "systems": summarise(records, SYSTEMS),
+        "written": {label: [written[label] for _, written in done] for label in STAGE_ONE},
+    }
+    (output_dir / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
+    (output_dir / "results.md").write_text(render(results, markdown=True) + "\n", encoding="utf-8")
+    draw(results, output_dir, stage_one=(PAPER, [*STAGE_ONE][-1]), stage_two=tuple(STAGE_TWO))
+    print(f"\n{render(results)}\n\nTables, samples and pictures: {output_dir}", flush=True)
+    return results
+
+
+def _load_world(name: str, root: Path, effort: float, num_workers: int) -> World:
+    if name == "sandbox":
+        from ..compare.worlds import Sandbox as Kind
+    else:  # needs packages that the sandbox does not
+        from ..compare.stories import Stories as Kind
+    return Kind.make(root, effort=effort, num_workers=num_workers)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--world", choices=["sandbox", "stories"], required=True)
+    parser.add_argument("--output_dir", required=True)
+    parser.add_argument("--world_dir", help="models of the world, to be used again; default: `world` in output_dir")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--num_prompts", type=int, help="training prompts; all by default")
+    parser.add_argument("--num_test_prompts", type=int, help="held-out prompts; all by default")
+    parser.add_argument("--effort", type=float, default=1.0, help="multiplies the training of the world's models")
+    parser.add_argument("--num_workers", type=int, default=2)
+    run(**vars(parser.parse_args()))
+
+
+if __name__ == "__main__":
+    main()
