@@ -36,7 +36,7 @@ from hf_cong.rewards import completion_logps
 
 from .worlds import World
 
-ALPHAS = (0.4, 0.7)  # the paper's, and that of a pilot
+ALPHAS = (0.4, 0.7)  # the paper's, and one nearer to the policy
 SAMPLES = 4  # of the strong model for each prompt, where a method chooses among them
 STRONG, WEAK = "strong base", "weak, after alignment"
 CD = {f"CD of the pair, α = {alpha:g}": alpha for alpha in ALPHAS}
