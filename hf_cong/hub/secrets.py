@@ -1,7 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Tokens and keys that must not leave this machine: found in names, text, rows and the headers of weights.
 
-Knows nothing of the Hub but the token of this session, and never says what it found, only where.
+Knows nothing of the Hub but the tokens of this session, and never says what it found, only where.
 """
 
 import os
@@ -20,23 +20,42 @@ _KINDS = {
     "a GitHub token": (("gh", "github_pat_"), r"(?:gh[oprsu]_|github_pat_)[A-Za-z0-9_]{20,}"),
     "a GitLab token": (("glpat-",), r"glpat-[A-Za-z0-9_-]{20,}"),
     "an AWS key": (("AKIA", "ASIA"), r"(?<![A-Za-z0-9+/])A[KS]IA[A-Z0-9]{16}(?![A-Za-z0-9+/])"),
-    "an OpenAI or Anthropic key": (("sk-",), r"(?<![A-Za-z0-9])sk-(?:[A-Za-z0-9]{1,20}-){0,4}[A-Za-z0-9_]{20,}"),
-    "a Google key": (("AIza",), r"AIza[A-Za-z0-9_-]{35}"),
-    "a Slack token": (("xox",), r"xox[abeoprs]-[A-Za-z0-9-]{10,}"),
-    # In JSON the lines of a key end with a backslash and a letter.
+    "an OpenAI or Anthropic key": (
+        ("sk-",),
+        r"(?<![A-Za-z0-9])sk-(?:(?:proj|svcacct|admin|ant|or)-[\w-]{20,}|(?:[A-Za-z0-9]{1,20}-){0,4}[A-Za-z0-9_]{20,})",
+    ),
+    "a Google key": (("AIza", "GOCSPX-"), r"(?<![A-Za-z0-9+/])(?:AIza[\w-]{35}(?![A-Za-z0-9+/])|GOCSPX-[\w-]{20,})"),
+    "a Slack token": (("xox", "xapp-"), r"(?:xox[abdeoprs]|xapp)-[A-Za-z0-9-]{10,}"),
+    "a key of a service": (
+        ("gsk_", "xai-", "npm_", "r8_", "sk_live_", "nvapi-", "pypi-AgE", "wandb_v1_"),
+        r"(?<![A-Za-z0-9])(?:(?:gsk_|xai-|npm_|r8_|sk_live_)[A-Za-z0-9]{24,}|(?:nvapi-|pypi-AgE|wandb_v1_)[\w-]{40,})",
+    ),
+    # Nothing but the name before them tells these from a hash.
+    "a key in a setting": (
+        ("key", "KEY", "Key", "token", "TOKEN", "Token"),
+        r"(?i:api|access|secret|auth|session|hub)[_-]?(?i:key|token)[\"'\\\s:=]{1,8}"
+        r"(?=[A-Za-z+/]{0,40}\d)[A-Za-z0-9+/]{24,}",
+    ),
+    "a Weights & Biases key": (
+        ("wandb", "WANDB"),
+        r"(?i:wandb)(?:(?!(?i:commit|hash|rev|sha))[^@/]){0,60}?(?<![\da-f])[\da-f]{40}(?![\da-f])",
+    ),
+    # In JSON the lines of a key end with backslashes and a letter.
     "a private key": (
         ("PRIVATE KEY",),
-        r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY[A-Z ]{0,20}-----(?:\\[nr]|\s)*(?:Proc-Type|Version|Comment|[\w+/=]{8})",
+        r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY[A-Z ]{0,20}-----"
+        r"(?:\\+(?:[nr]|u000[ad])|\s)*(?:Proc-Type|Version|Comment|[\w+/=]{8})",
     ),
 }
-_KINDS = {kind: (starts, re.compile(pattern)) for kind, (starts, pattern) in _KINDS.items()}
+_KINDS = {kind: (starts, re.compile(pattern, re.ASCII)) for kind, (starts, pattern) in _KINDS.items()}
+_OWN = re.compile(r"(API_KEY|TOKEN|SECRET|SECRET_ACCESS_KEY|PASSWORD)$")  # variables of the environment
 _BATCH = 1000  # rows of a table
 _SHOWN = 20  # places of one file in an error
 
 
 def check_secrets(files: dict[str, Path | bytes]) -> None:
     """
-    Refuses files whose names or contents hold what looks like a token or a key, or the token of this session.
+    Refuses files whose names or contents hold what looks like a token or a key, or a token of this session.
 
     Looked through are: every byte of text files, text in every column of a table (user data too: a prompt may quote a
     token), and of weights the names of tensors and the metadata.
@@ -74,8 +93,8 @@ def redact(text: str) -> str:
 
 def _secrets(text: str) -> dict[str, str]:
     """Every secret in a text, with its kind."""
-    own = (get_token(), os.environ.get("OPENAI_API_KEY"))
-    found = {secret: "a token of this session" for secret in own if secret and len(secret) >= 8 and secret in text}
+    own = {get_token() or "", *(value for name, value in os.environ.items() if _OWN.search(name))}
+    found = {secret: "a token of this session" for secret in own if len(secret) >= 8 and secret in text}
     for kind, (starts, pattern) in _KINDS.items():
         if any(start in text for start in starts):
             found = {**dict.fromkeys(pattern.findall(text), kind), **found}
@@ -115,7 +134,7 @@ def _scan_table(name: str, content: Path | bytes) -> Iterator[tuple[str, str]]:
         raise ValueError(f"{redact(name)} is no whole Parquet file ({error}). Write it again.") from None
     with table:
         schema = table.schema_arrow
-        if kind := find_secret(f"{schema.names} {schema.metadata}"):
+        if kind := find_secret(schema.serialize().to_pybytes().decode("latin-1")):
             yield "the header", kind
         columns = [field.name for field in schema if re.search("string|binary|extension", str(field.type))]
         first = 0

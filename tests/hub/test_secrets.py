@@ -27,12 +27,36 @@ KINDS = {
     "a GitHub token": ["ghp_" + "a1B2" * 9, "github_pat_" + "11ABC_def" * 6, "ghs_" + "9zZ8" * 9],
     "a GitLab token": ["glpat-" + "aB3dE6gH9-" * 2],
     "an AWS key": ["AKIA" + "IOSFODNN7ABCDEFG", "ASIA" + "IOSFODNN7ABCDEFG"],
-    "an OpenAI or Anthropic key": ["sk-" + "aB3d" * 12, "sk-proj-" + "aB3d" * 12, "sk-ant-api03-" + "aB3d_" * 12],
-    "a Google key": ["AIza" + "SyB3dE6" * 5],
-    "a Slack token": ["xoxb-" + "123456789012-abcdef"],
+    "an OpenAI or Anthropic key": [
+        "sk-" + "aB3d" * 12,
+        "sk-proj-" + "aB3d" * 12,
+        "sk-ant-api03-" + "aB3d_" * 12,
+        "sk-proj-" + "a_B-3" * 12,
+    ],
+    "a Google key": ["AIza" + "SyB3dE6" * 5, "GOCSPX-" + "aB3dE6-" * 4],
+    "a Slack token": ["xoxb-" + "123456789012-abcdef", "xapp-" + "1-A0123456789-abcdef"],
+    "a key of a service": [
+        *(
+            "gsk_" + "aB3d" * 13,
+            "xai-" + "aB3d" * 20,
+            "npm_" + "aB3d" * 9,
+            "r8_" + "aB3d" * 9,
+            "sk_live_" + "aB3d" * 6,
+        ),
+        *("nvapi-" + "aB3d_-" * 10, "pypi-AgE" + "IcHlwaS5_" * 10, "wandb_v1_" + "aB3d_" * 16),
+    ],
+    "a key in a setting": [
+        *("AWS_SECRET_ACCESS_KEY=" + "aB3/" * 10, "aws_secret_access_key = " + "aB3/" * 10, "api-key: '" + "0aF1" * 8),
+        *('SecretAccessKey": "' + "aB3/" * 10, 'OPENAI_API_KEY\\": \\"' + "0af1" * 10, "HF_HUB_TOKEN=" + "aB3d" * 9),
+    ],
+    "a Weights & Biases key": [
+        *("wandb login " + "0af1" * 10, 'wandb": {"key": "' + "0af1" * 10),
+        "machine api.wandb.ai\n  login user\n  password " + "0af1" * 10,
+    ],
     "a private key": [
         "-----BEGIN RSA PRIVATE " + "KEY-----\nMIIEpAIBAAKCAQEA7\n",
         "-----BEGIN PRIVATE " + "KEY-----\\nMIIEpAIBAAKCAQEA7\\n",
+        "-----BEGIN PRIVATE " + "KEY-----\\\\u000aMIIEpAIBAAKCAQEA7\\\\u000a",
         "-----BEGIN OPENSSH PRIVATE " + "KEY-----\r\nb3BlbnNzaC1rZXktdjEAAAAA",
         "-----BEGIN RSA PRIVATE " + "KEY-----\nProc-Type: 4,ENCRYPTED\n",
         "-----BEGIN PGP PRIVATE " + "KEY BLOCK-----\n\nlQOYBF5mxQ0BCAC",
@@ -47,7 +71,13 @@ def test_each_kind_is_known(kind, secret):
         assert secret not in redact(text) and "***" in redact(text)
 
 
-@pytest.mark.parametrize("start", ["sk-", "sk-a-", "hf_", "-----BEGIN PRIVATE KEY", "-----BEGIN " + " " * 50, "xox"])
+@pytest.mark.parametrize(
+    "start",
+    [
+        *("sk-", "sk-a-", "hf_", "-----BEGIN PRIVATE KEY", "-----BEGIN " + " " * 50, "xox", "wandb", "wandb0af1"),
+        *("-----BEGIN PRIVATE KEY-----" + "\\" * 20, "api_key=", "secret_key = a", "apitoken" + "=a" * 30),
+    ],
+)
 def test_no_text_takes_for_ever(start):
     begin = time.process_time()
     find_secret(start * 200_000 + "!")
@@ -64,6 +94,12 @@ def test_no_text_takes_for_ever(start):
         "-----BEGIN PUBLIC KEY-----\nMIIBIjANBgkqhkiG9w0B\n-----END PUBLIC KEY-----",
         "a file that begins with -----BEGIN RSA PRIVATE KEY----- is a key",
         "AKIAIOSFODNN7ABCDEFGHIJKLMNOPQRSTUVWXYZ" + "0123456789abcdef" * 4,
+        "data:image/png;base64,iVBORw0KGgoAIza" + "SyB3dE6" * 9,
+        "npm_config_legacy_peer_deps gsk_ r8_ npm_install_everything_that_is_there",
+        'api_key=os.environ["OPENAI_API_KEY"] api_key: "your-api-key" pad_token="<|endoftext|>"',
+        'secret_key = generate_another_secret_key_every_time_1() {"key": "' + "0af1" * 10 + '"}',
+        "wandb==0.17.0, commit " + "0af1" * 10 + " wandb @ git+https://github.com/wandb/wandb@" + "0af1" * 10,
+        "wandb of a sha256 " + "0af1" * 16,
     ],
 )
 def test_ordinary_text_holds_none(text):
@@ -86,8 +122,11 @@ def test_the_secrets_of_this_session_are_known_whatever_they_look_like(monkeypat
         check_secrets({"a": TOKEN.encode()})  # one secret, named once
     monkeypatch.setenv("HF_TOKEN", "another")
     assert find_secret("the token is alice-writes.") is None
-    monkeypatch.setenv("OPENAI_API_KEY", "of-a-server-of-mine")
-    assert redact("key: of-a-server-of-mine") == "key: ***"
+    for name in ("OPENAI_API_KEY", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "GIT_TOKEN", "DATABASE_PASSWORD"):
+        monkeypatch.setenv(name, f"of-{name}")
+        assert redact(f"key: of-{name}") == "key: ***"
+    monkeypatch.setenv("TOKENIZERS_PARALLELISM", "no-secret-at-all")
+    assert find_secret("no-secret-at-all") is None
 
 
 def write_weights(path, metadata, name="weight"):
@@ -199,6 +238,12 @@ def test_headers_are_read(tmp_path):
         check_secrets({"train.parquet": write_table(tmp_path / "a.parquet", [{"a": "b"}], {"by": TOKEN})})
     with pytest.raises(ValueError, match="train.parquet, the header holds"):
         check_secrets({"train.parquet": write_table(tmp_path / "a.parquet", [{TOKEN: 1}])})
+    text = pyarrow.field("role", pyarrow.string())
+    for inner in (text.with_name(TOKEN), text.with_metadata({"note": "x" * 500 + TOKEN})):
+        schema = pyarrow.schema([pyarrow.field("chosen", pyarrow.list_(pyarrow.struct([inner])))])
+        pyarrow.parquet.write_table(schema.empty_table(), tmp_path / "a.parquet")
+        with pytest.raises(ValueError, match="train.parquet, the header holds"):
+            check_secrets({"train.parquet": tmp_path / "a.parquet"})
     with pytest.raises(ValueError, match="the name of a tensor holds"):
         check_secrets({"model.safetensors": write_weights(tmp_path / "m.safetensors", None, TOKEN)})
 
