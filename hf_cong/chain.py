@@ -45,7 +45,7 @@ _SFT_RECORD = "identity.json"
 _BATCH, _UPDATE = ("per_device_train_batch_size", "gradient_accumulation_steps"), "rows_per_update"
 _WRITING = ("max_new_tokens", "temperature", "top_p", "top_k")
 # Where a model is found and how it is laid out, not what it is.
-_PLACEMENT = ("revision", "cache_dir", "device_map", "distributed_config", "attn_implementation")
+_PLACEMENT = ("revision", "cache_dir", "use_safetensors", "device_map", "distributed_config", "attn_implementation")
 
 
 class Chain:

@@ -34,7 +34,7 @@ from .cong_config import ConGConfig
 from .hub.publication import Published
 from .lending import fine_tune
 from .manifest import RunRecord, last_measures
-from .stages import check_prompt_lengths, check_strong_model, data_rows, reported, share
+from .stages import check_prompt_lengths, check_strong_model, data_rows, reported, share, warn_of_rounding
 from .stopping import SaveOnSigterm, check_loss, leave_if_stopped
 
 logger = logging.getLogger(__name__)
@@ -166,8 +166,8 @@ class ConGTrainer(DPOTrainer):
         self._pairs_missing = chain.pairs_missing
         if self._pairs_missing and args.stage != "all":
             raise ValueError(
-                f"`stage` is {args.stage!r}, and `ConGTrainer` runs every stage that is left. Leave `stage` out, or run "
-                f"that one alone: `hf-cong train --stage {args.stage}`, in Python `StagedRun`."
+                f"`stage` is {args.stage!r}, and `ConGTrainer` runs every stage that is left. Leave it out, or run "
+                f"that stage alone: `hf-cong train --stage {args.stage}`, in Python `StagedRun`."
             )
         needs_copy = peft_config is None and not args.precompute_ref_log_probs
         if needs_copy and isinstance(model, PreTrainedModel) and not model.name_or_path:
@@ -180,8 +180,9 @@ class ConGTrainer(DPOTrainer):
         self._strong = None
         if isinstance(model, str):
             self._strong = strong_identity(model, args, peft_config, quantization_config)
-            if commit := commit_of(self._strong["model"]):  # what is loaded is what was named
-                args.model_init_kwargs = {**(args.model_init_kwargs or {}), **commit}
+            # What is loaded is what was named, and no pickle.
+            safe, named = {"use_safetensors": True}, commit_of(self._strong["model"])
+            args.model_init_kwargs = {**safe, **(args.model_init_kwargs or {}), **named}
 
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see `SaveOnSigterm`
         super().__init__(
@@ -208,6 +209,7 @@ class ConGTrainer(DPOTrainer):
                 "A sharded model cannot pass from stage to stage in one process. Launch one stage at a time: "
                 "`hf-cong train --stage decode`, then `sft`, `sample` and `dpo`."
             )
+        warn_of_rounding(self)
         if not self._pairs_missing and args.max_length is not None:
             columns = [self.train_dataset[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
             long = sum(len(p) + max(len(c), len(r)) > args.max_length for p, c, r in zip(*columns, strict=True))

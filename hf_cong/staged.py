@@ -35,7 +35,7 @@ from .engines import Engine
 from .lending import FineTuner, train_and_keep
 from .manifest import RunRecord
 from .pair.modeling_stacks import lookup
-from .stages import check_prompt_lengths, check_strong_model, reported
+from .stages import check_prompt_lengths, check_strong_model, reported, warn_of_rounding
 
 _SHARDING = ("deepspeed", "fsdp", "fsdp_config")
 
@@ -147,6 +147,7 @@ class StagedRun:
                 peft_config=copy.deepcopy(self.peft_config),  # PEFT fills it in
                 **kwargs,
             )
+            warn_of_rounding(trainer)
             if self.args.disable_dropout:  # DPOTrainer's setting, and in one launch it had its effect here too
                 disable_dropout_in_model(trainer.model)
             return trainer
@@ -242,7 +243,7 @@ class StagedRun:
 
     def _init_kwargs(self, model: str) -> dict[str, Any]:
         """How TRL is to load the strong model as it was named, or the weights that `sft` left."""
-        given = dict(self.args.model_init_kwargs or {})
+        given = {"use_safetensors": True, **(self.args.model_init_kwargs or {})}
         given.pop("revision", None)
         return {**given, **(self._where if model == self.model else {})}
 

@@ -13,7 +13,7 @@ from accelerate import PartialState
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset, load_from_disk
 from peft import PeftConfig, PeftModel
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.utils import find_adapter_config_file
 
 from .checkpoints import commit_of, damage, seal
@@ -134,6 +134,21 @@ def check_strong_model(
                 "The adapter of `model` must be named 'default' and train no bias, because its copy is the reference; "
                 f"got {list(model.peft_config)}. Use `bias='none'`."
             )
+
+
+def warn_of_rounding(trainer: Trainer) -> None:
+    """
+    Warns if all weights are trained in half precision, where an update that is small beside its weight is lost.
+
+    In shards there is no such loss: FSDP trains a float32 copy under mixed precision, DeepSpeed always does.
+    """
+    model, sharded = trainer.model, trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if model.dtype in (torch.bfloat16, torch.float16) and not sharded and not is_peft_model(model):
+        logger.warning(
+            "All weights of the model are trained in %s, which rounds most updates of a small learning rate away. "
+            "Load it in float32, and let `bf16=True` compute in half precision.",
+            str(model.dtype).removeprefix("torch."),
+        )
 
 
 def check_prompt_lengths(
