@@ -10,6 +10,8 @@ import sys
 import datasets
 import pytest
 import torch
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from hf_cong import ContrastivePairForCausalLM, generate_completions
@@ -136,6 +138,37 @@ def test_train_refuses_what_it_cannot_read(files, tmp_path, capsys):
     argv = ["train", *recipe(tmp_path / "b.yaml", **present, output_dir=str(tmp_path), use_cpu=True)]
     assert main(argv) == 2
     assert "needs the weak pair" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["directory", "repository", "adapter"])
+def test_a_strong_model_in_a_pickle_is_refused(files, tmp_path, hub, capsys, kind):
+    directory, loader, weights = tmp_path / "strong", AutoModelForCausalLM, "pytorch_model.bin"
+    shutil.copytree(files / "strong", directory)
+    if kind == "adapter":
+        model = get_peft_model(AutoModelForCausalLM.from_pretrained(directory), LoraConfig(task_type="CAUSAL_LM"))
+        directory, loader, weights = tmp_path / "adapter", AutoPeftModelForCausalLM, "adapter_model.bin"
+        model.save_pretrained(directory)
+        tiny_tokenizer(1).save_pretrained(directory)
+    (safe,) = directory.glob("*.safetensors")
+    torch.save(load_file(safe), directory / weights)
+    safe.unlink()
+    name = str(directory)
+    if kind == "repository":
+        name = "org/pickled-strong"
+        hub.add(name, directory)
+    loader.from_pretrained(name)  # nobody else minds
+    (tmp_path / "data.jsonl").write_text('{"prompt": "tell me", "chosen": "a cat"}\n')
+    values = {
+        "model_name_or_path": name,
+        "dataset_name": str(tmp_path / "data.jsonl"),
+        "use_cpu": True,
+        "max_steps": 1,
+    }
+    argv = ["train", *recipe(tmp_path / "cong.yaml", **values, output_dir=str(tmp_path / "run"), report_to="none")]
+    for stage in ("all",) if kind == "adapter" else ("all", "sft"):
+        assert main([*argv, "--stage", stage]) == 2, stage
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("hf-cong train: ") and "safetensors" in error
 
 
 def test_a_file_is_not_its_own_evaluation_data(files, tmp_path, capsys):

@@ -306,6 +306,24 @@ def test_given_pairs_that_dpo_trainer_cuts_are_counted_in_a_warning(tmp_path, ca
     assert f"{count} of 4 given pairs are longer than `max_length={limit}` and are cut" in caplog.text
 
 
+def test_weights_in_half_precision_are_warned_of(tmp_path, caplog):
+    """A step of AdamW moves a weight by its learning rate: 6e-7 is nothing beside a weight of 0.05 in bfloat16."""
+    moved = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        settings = {"learning_rate": 6e-7, "warmup_steps": 0}
+        made = trainer(tmp_path / str(dtype), pairs(4), weak=False, model=strong_model().to(dtype), settings=settings)
+        assert ("are trained in bfloat16" in caplog.text) == (dtype == torch.bfloat16)
+        before = copy.deepcopy(list(made.model.parameters()))
+        made.train()
+        after = list(made.model.parameters())
+        changed = [(one != other).float().mean() for one, other in zip(before, after, strict=True) if one.ndim == 2]
+        moved[dtype] = float(torch.stack(changed).mean())
+    assert moved[torch.bfloat16] < 0.1 < moved[torch.float32]
+    caplog.clear()
+    trainer(tmp_path / "lora", pairs(4), weak=False, model=strong_model().bfloat16(), peft_config=lora())
+    assert "are trained in" not in caplog.text  # an adapter is in float32
+
+
 def test_nothing_left_is_an_error_that_says_what_to_raise(tmp_path):
     made = trainer(tmp_path, chosen_rows(4), weak=False, settings={"max_length": 4})
     with pytest.raises(ValueError, match=r"No row is left of 4 .*'too_long': 4.*Raise `max_length`"):

@@ -90,11 +90,13 @@ def build(argv: list[str]):
 def _strong_model(name: str, config):
     """The name of a model, for the trainer to load; of a LoRA adapter, the model that goes on training it."""
     from peft import AutoPeftModelForCausalLM
-    from transformers.utils import find_adapter_config_file
+    from peft.utils import SAFETENSORS_WEIGHTS_NAME
+    from transformers.utils import cached_file, find_adapter_config_file
 
     revision = config.model_init_kwargs["revision"]
     if find_adapter_config_file(name, revision=revision) is None:
         return name
+    cached_file(name, SAFETENSORS_WEIGHTS_NAME, revision=revision)  # raises OSError; PEFT would look for a pickle
     init_kwargs = {"trust_remote_code": config.trust_remote_code, **config.model_init_kwargs}
     config.model_init_kwargs = None  # they are for a model that is given by name
     return AutoPeftModelForCausalLM.from_pretrained(name, is_trainable=True, use_safetensors=True, **init_kwargs)
