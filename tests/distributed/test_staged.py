@@ -263,6 +263,8 @@ def test_damaged_weights_of_stage_one_are_refused_then_mended(models, finished, 
 def test_stages_are_of_models_with_names(models, tmp_path):
     with pytest.raises(TypeError, match="`model` is a GPT2LMHeadModel; .* Save it, and pass the directory"):
         staged(models, tmp_path, "decode", model=strong_model("gpt2"))
+    with pytest.raises(ValueError, match="`stage` is 'sft', and `ConGTrainer` runs every stage that is left"):
+        at_once(models, tmp_path, stage="sft")
     with pytest.raises(ValueError, match="`stage` must be one of all, decode, sft, sample, dpo, got 'rlhf'"):
         config(tmp_path, stage="rlhf")
     with pytest.raises(ValueError, match="is for the stages 'decode' and 'sample', got `stage='sft'`"):
