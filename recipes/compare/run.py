@@ -9,6 +9,7 @@ The same command goes on where a killed run stopped: every completion and every 
 
 import argparse
 import json
+import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -133,7 +134,10 @@ def main() -> None:
     parser.add_argument("--num_test_prompts", type=int, help="held-out prompts; all by default")
     parser.add_argument("--effort", type=float, default=1.0, help="multiplies the training of the world's models")
     parser.add_argument("--num_workers", type=int, default=2)
-    run(**vars(parser.parse_args()))
+    args = parser.parse_args()
+    if args.world == "stories" and "HF_CONG_REAL_DATA" not in os.environ:
+        parser.error("the stories need a real model and real text: set HF_CONG_REAL_DATA to their directory")
+    run(**vars(args))
 
 
 if __name__ == "__main__":
