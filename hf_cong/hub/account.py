@@ -66,7 +66,7 @@ def explained(what: str) -> Iterator[None]:
 
     Raises:
         PermissionError: if the token is not valid, or may not write.
-        RuntimeError: if somebody else changed `what` meanwhile.
+        RuntimeError: if somebody else changed, deleted or renamed `what` meanwhile.
         ConnectionError: if the Hub cannot be reached, is busy or fails, after the retries of huggingface_hub.
     """
     try:
@@ -84,8 +84,13 @@ def explained(what: str) -> Iterator[None]:
         if status == 403:
             reason = cause.response.headers.get("X-Error-Message", "no reason given")
             raise PermissionError(
-                f"The Hub refuses {what} to the token of this machine ({reason[:200]}). The token may only read, or "
-                f"{what} is somebody else's: then choose another `repo_id`. {_ADVICE}"
+                f"The Hub refuses {what} to the token of this machine ({reason[:200]}). The token may only read, the "
+                f"branch is protected, or {what} is somebody else's: then choose another `repo_id`. {_ADVICE}"
+            ) from None
+        if status == 404:
+            raise RuntimeError(
+                f"The Hub does not find {what}, or what belongs to it: it was deleted or renamed meanwhile. "
+                "Everything is still on this machine: repeat the same command."
             ) from None
         if status == 412:
             raise RuntimeError(
@@ -95,8 +100,8 @@ def explained(what: str) -> Iterator[None]:
         if status is None or status == 429 or status >= 500:
             reason = f"cannot be reached ({str(cause)[:200]})" if status is None else f"answers with status {status}"
             raise ConnectionError(
-                f"The Hub {reason}, and {what} may not be written. Everything is still on this machine: repeat the "
-                "same command later, which sends what is missing."
+                f"The Hub {reason}, and {what} is perhaps not written. Everything is still on this machine: repeat "
+                "the same command later, which sends what is missing."
             ) from None  # the addresses of uploads are keys to them
         raise
 

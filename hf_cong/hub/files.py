@@ -8,8 +8,10 @@ trainer, no journal, and no code but the modules of a pair, as this package has 
 import json
 import logging
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
+from unicodedata import normalize
 
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
@@ -22,7 +24,8 @@ logger = logging.getLogger(__name__)
 _TOKENIZER = (
     r"tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|added_tokens\.json|chat_template\.jinja|"
     r"additional_chat_templates/[\w-]+\.jinja|vocab\.(json|txt)|merges\.txt|tokenizer\.model|spiece\.model|"
-    r"sentencepiece\.bpe\.model|tekken\.json"
+    r"sentencepiece\.bpe\.model|tekken\.json|processor_config\.json|(video_)?preprocessor_config\.json|"
+    r"chat_template\.json"
 )
 _MODEL = r"config\.json|generation_config\.json|model(-\d{5}-of-\d{5})?\.safetensors|model\.safetensors\.index\.json"
 _RIGHTS = r"(LICENSE|LICENCE|NOTICE|USE_POLICY)(\.md|\.txt)?"
@@ -97,7 +100,7 @@ def select_files(folder: str | Path, kind: str, *, base_model: str | None = None
     if kind == "pair":
         _check_code(files, folder)
     if kind == "model":
-        _tell_of_code(folder)
+        _tell_of_code(files, folder)
     if kind == "adapter":
         _require(files, folder, "adapter_config.json", "adapter_model.safetensors")
         files["adapter_config.json"] = _with_base(files["adapter_config.json"], base_model)
@@ -131,6 +134,26 @@ def check_path(path: str, kind: str) -> None:
     raise ValueError(
         f"`files` has the path {redact(path)!r:.80}, which is not published: {reason}. Rename it or leave it out."
     )
+
+
+def check_clashes(paths: Iterable[str]) -> None:
+    """
+    Refuses paths that some system takes for one file, or of which one is a file and a folder of another.
+
+    Raises:
+        ValueError: naming two of them.
+    """
+    seen = {}
+    for path in paths:
+        parts = path.split("/")
+        for end in range(1, len(parts) + 1):
+            here = ("/".join(parts[:end]), end == len(parts))
+            other = seen.setdefault(normalize("NFC", here[0]).casefold(), here)
+            if other != here:
+                raise ValueError(
+                    f"`files` has {redact(other[0])!r:.80} and {redact(here[0])!r:.80}, which cannot be beside each "
+                    "other on every system. Rename one."
+                )
 
 
 def why_it_stays(path: str) -> str:
@@ -202,10 +225,11 @@ def _check_code(files: dict[str, Path | bytes], folder: Path) -> None:
         del files[name]
 
 
-def _tell_of_code(folder: Path) -> None:
-    """Says which code the model needs and the repository will lack."""
-    names = _load(folder / "config.json").get("auto_map")
-    modules = {f"{name.split('.')[0]}.py" for name in map(str, (names or {}).values()) if "--" not in name}
+def _tell_of_code(files: dict[str, Path | bytes], folder: Path) -> None:
+    """Says which code the model and its tokenizer need and the repository will lack."""
+    configs = [_load(files[name]) for name in ("config.json", "tokenizer_config.json") if name in files]
+    names = re.findall(r'"([^"]+)"', json.dumps([config.get("auto_map") for config in configs]))
+    modules = {f"{name.split('.')[0]}.py" for name in names if "." in name and "--" not in name}
     if modules:
         logger.warning(
             "The model in %s needs %s, which is not published: code leaves this machine by your own hand only. Upload "

@@ -16,7 +16,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from .. import __version__
 from .account import explained, full_repo_id
-from .files import check_path, why_it_stays
+from .files import check_clashes, check_path, why_it_stays
 from .repository import MARKER, Repository, find_repository
 from .secrets import check_secrets, redact
 
@@ -131,6 +131,8 @@ def publish(publication: Publication, *, replace: bool = False, message: str | N
         if there is None:
             HfApi().create_repo(repo_id, repo_type=repo_type, private=publication.private, exist_ok=True)
             there = _find(repo_id, repo_type, publication.run, replace)
+            if there is None:
+                raise RuntimeError(f"The Hub made {repo_id} and does not show it yet. Repeat the same command.")
         elif there.private != publication.private:
             logger.warning("%s is %s and stays so.", repo_id, "private" if there.private else "public")
         commit, hashes = _commit(publication, additions, there, replace, message)
@@ -163,6 +165,7 @@ def _additions(publication: Publication) -> dict[str, CommitOperationAdd]:
     for path in publication.files:
         check_path(path, publication.kind)
     files = {**publication.files, CARD: publication.card.encode()}
+    check_clashes([*files, MARKER])
     check_secrets({publication.repo_id: b"", **files})
     return {
         path: CommitOperationAdd(path, content if isinstance(content, bytes) else content.resolve(strict=True))

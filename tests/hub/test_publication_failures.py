@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """What goes wrong on the way to the Hub loses nothing, and the same command finishes."""
 
+import json
 import multiprocessing
 import os
 import signal
@@ -10,7 +11,7 @@ from huggingface_hub import HfApi
 
 from hf_cong.hub.publication import MARKER, preflight, publish
 from tests.hub.git import File
-from tests.hub.publishing import RUN, commits, contents, publication, sent, write_model
+from tests.hub.publishing import OTHER_RUN, RUN, commits, contents, publication, sent, write_model
 from tests.hub.wire import Refusal
 
 
@@ -88,6 +89,68 @@ def test_an_answer_that_is_lost_is_no_second_commit(hub, model, monkeypatch):
             publish(publication("alice/lost", model))
     assert not publish(publication("alice/lost", model)).changed
     came_whole("alice/lost", model)
+
+
+@pytest.mark.parametrize("part", ["/auth-check/write", "/preupload/", "/commit/main", "/revision/", "/resolve/"])
+def test_a_repository_that_is_deleted_meanwhile_is_made_again(hub, model, monkeypatch, part):
+    name = f"alice/deleted-{part.strip('/').split('/')[0]}"
+
+    def somebody_deletes(method, address):
+        if part in address:
+            hub.repositories.pop(("models", name), None)
+
+    with monkeypatch.context() as meanwhile:
+        meanwhile.setattr(hub, "misbehave", somebody_deletes)
+        with pytest.raises(RuntimeError, match=f"does not find {name}.* repeat the same command"):
+            publish(publication(name, model))
+    publish(publication(name, model))
+    came_whole(name, model)
+
+
+def test_a_connection_that_breaks_is_a_hub_that_cannot_be_reached(hub, model, monkeypatch):
+    def hangs_up(method, address):
+        if "/commit/" in address:
+            raise ConnectionResetError
+
+    with monkeypatch.context() as down:
+        down.setattr(hub, "misbehave", hangs_up)
+        down.setattr(hub, "handle_error", lambda *request: None)
+        with pytest.raises(ConnectionError, match="cannot be reached .* repeat the same command"):
+            publish(publication("alice/hangs-up", model))
+    publish(publication("alice/hangs-up", model))
+    came_whole("alice/hangs-up", model)
+
+
+@pytest.mark.parametrize("second", [RUN, OTHER_RUN])
+def test_of_two_pushes_at_once_one_wins(hub, model, second):
+    name, fork = f"alice/race-{second}", multiprocessing.get_context("fork")
+    together, said = fork.Barrier(2), fork.Queue()
+    preupload = HfApi.preupload_lfs_files
+
+    def when_both_are_there(*args, **kwargs):
+        together.wait(60)
+        return preupload(*args, **kwargs)
+
+    def push(run):
+        HfApi.preupload_lfs_files = when_both_are_there  # in this process only
+        try:
+            said.put(publish(publication(name, model, run=run)).commit)
+        except RuntimeError as error:
+            said.put(error)
+
+    pushes = [fork.Process(target=push, args=[run]) for run in (RUN, second)]
+    for process in pushes:
+        process.start()
+    won, lost = sorted([said.get(timeout=60) for _ in pushes], key=lambda one: isinstance(one, RuntimeError))
+    assert "changed by somebody else meanwhile. Nothing was written" in str(lost)
+    assert HfApi().model_info(name).sha == won
+    came_whole(name, model)
+    if second == RUN:
+        assert not publish(publication(name, model)).changed
+    else:
+        winner = json.loads(contents(name)[MARKER])["run"]
+        with pytest.raises(ValueError, match=f"belongs to the run '{winner}'"):
+            publish(publication(name, model, run=RUN if winner == OTHER_RUN else OTHER_RUN))
 
 
 def test_there_is_no_way_to_the_hub(model, monkeypatch):

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import hf_cong.hub.files
-from hf_cong.hub.files import check_path, is_local, select_files
+from hf_cong.hub.files import check_clashes, check_path, is_local, select_files
 from hf_cong.hub.publication import publish
 from hf_cong.pair import ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM
 from tests.hub.publishing import contents, publication
@@ -30,7 +30,7 @@ LITTER = {
     *("model.pkl", "adapter_model.bin", "weights.ckpt", "files.json", "README.md", "notes.txt", ".env", "setup.py"),
     *("checkpoint-5/model.safetensors", "checkpoint-5/optimizer.pt", "_cong/manifest.json", "_cong/sft/final/x.json"),
     *("ref/model.safetensors", "logs/events.out", "journal-00000.jsonl", ".cache/token", "runs/now/a/b.json"),
-    *("preprocessor_config.json", "optimizer.safetensors", STALE),
+    *("optimizer.safetensors", STALE),
 }
 LEFT = {name if "/" not in name else f"{name.split('/')[0]}/" for name in LITTER}
 
@@ -159,6 +159,26 @@ def test_code_of_others_is_told_of_and_not_published(saved, tmp_path, caplog):
     path.write_text(json.dumps({**config, "auto_map": {"AutoModelForCausalLM": "modeling_x.X"}}))
     assert "modeling_x.py" in select_files(tmp_path / "model", "model").left
     assert "needs modeling_x.py, which is not published" in caplog.text
+    path.write_text(json.dumps(config))
+    tokenizer = tmp_path / "model" / "tokenizer_config.json"
+    for names in ({"AutoTokenizer": ["tokenization_x.Slow", None]}, ["tokenization_x.Slow", "o.o/r--fast_x.Fast"]):
+        caplog.clear()
+        tokenizer.write_text(json.dumps({"auto_map": names}))
+        select_files(tmp_path / "model", "model")
+        assert "needs tokenization_x.py, which is not published" in caplog.text
+
+
+def test_what_a_processor_is_made_of_is_published(saved, tmp_path):
+    shutil.copytree(saved / "model", tmp_path / "model")
+    names = {
+        "processor_config.json",
+        "preprocessor_config.json",
+        "video_preprocessor_config.json",
+        "chat_template.json",
+    }
+    for name in names:
+        (tmp_path / "model" / name).write_text("{}")
+    assert {*select_files(tmp_path / "model", "model").files} == MODEL | names
 
 
 def test_other_code_than_that_of_the_package_is_not_published(saved, tmp_path):
@@ -297,6 +317,27 @@ def test_what_a_kind_does_not_hold_is_refused_wherever_it_comes_from(hub, name):
     with pytest.raises(ValueError, match=f"{Path(name).name}.*which is not published"):
         publish(publication("alice/litter", {name: b"litter"}))
     assert len(hub.requests) == before
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("a.parquet", "A.parquet"),
+        ("Sft/a.parquet", "sft/b.parquet"),
+        ("a.parquet", "a.parquet/b.parquet"),
+        ("gr\u00f6\u00dfe.parquet", "gro\u0308sse.parquet"),
+        ("readme.md/a.parquet",),
+        ("HF_Cong.json/a.parquet",),
+    ],
+    ids=ascii,
+)
+def test_names_that_are_one_on_some_systems_are_refused(hub, paths):
+    before = len(hub.requests)
+    for order in (paths, paths[::-1]):
+        with pytest.raises(ValueError, match="cannot be beside each other"):
+            publish(publication("alice/clash", dict.fromkeys(order, b"PAR1"), repo_type="dataset", kind="dataset"))
+    assert len(hub.requests) == before
+    check_clashes(["sft/a.parquet", "sft/b.parquet", "b/sft.parquet", "sft.parquet", "a.parquet"])
 
 
 def test_what_is_made_for_the_repository_is_published():
