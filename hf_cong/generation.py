@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from .engines import Engine, Request, TransformersEngine, as_engine
 from .journal import Journal, check_identity, check_manifest, read_journal, read_manifest, replacing, write_manifest
-from .prompts import completion_text, encode_prompt, read_prompts
+from .prompts import completion_text, encode_prompt, prompts_origin, read_prompts
 from .sampling import Decoding, row_seed
 
 logger = logging.getLogger(__name__)
@@ -179,7 +179,7 @@ def generate_completions(
         journal = Journal(
             output_dir / f"journal-{state.process_index:05d}.jsonl",
             plan,
-            {"engine": facts, "generation": {**decoding.settings(), **special}},
+            {"engine": facts, "generation": {**decoding.settings(), **special}, "prompts": prompts_origin(rows)},
         )
         with journal:
             done |= {record["prompt_id"]: record for record in journal.records}

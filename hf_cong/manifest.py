@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-from huggingface_hub.constants import HF_HUB_CACHE
 from peft import PeftConfig
 
 from .cards import adapter_card, describe_source, model_card
@@ -22,6 +21,7 @@ from .hub.files import is_local
 from .hub.run import RunPushes
 from .hub.sources import source_of, unknown_source
 from .journal import read_manifest, replacing, write_manifest
+from .prompts import prompts_origin
 
 _DECODING = ("alpha", "plausibility_threshold")
 _STEERING = ("chosen_from", "steering_beta", "plausibility_threshold")
@@ -213,15 +213,9 @@ def _source(name: str, identity: str) -> dict[str, Any]:
     return describe_source(name, commit_of(identity).get("revision"))
 
 
-def _prompts_source(dataset: Dataset) -> dict[str, Any]:
-    """A dataset, told by where it is kept: the cache of `datasets` names folders by commits, and so does the Hub's."""
-    for file in dataset.cache_files:
-        commit = Path(file["filename"]).parent.name
-        if re.fullmatch("[0-9a-f]{40}", commit):
-            for snapshot in Path(HF_HUB_CACHE).glob(f"datasets--*/snapshots/{commit}"):
-                name = snapshot.parents[1].name.removeprefix("datasets--").replace("--", "/")
-                return describe_source(name, commit, "dataset")
-    return unknown_source("unrecorded prompts")
+def _prompts_source(prompts: Dataset) -> dict[str, Any]:
+    origin = prompts_origin(prompts)
+    return unknown_source("unrecorded prompts") if origin is None else describe_source(*origin, "dataset")
 
 
 def _better(source: dict | None, earlier: dict | None) -> dict | None:

@@ -3,12 +3,14 @@
 
 import hashlib
 import json
+import re
 from collections import Counter
 from pathlib import Path
 
 import datasets
 import jinja2
 import pyarrow
+from huggingface_hub.constants import HF_HUB_CACHE
 from transformers import PreTrainedTokenizerBase
 
 
@@ -103,6 +105,20 @@ def read_prompts(
         columns |= {key: [rows[index].get(key) for index in kept] for key in rest}
         dataset = datasets.concatenate_datasets([_as_column(*item) for item in columns.items()], axis=1)
     return dataset, dict(dropped)
+
+
+def prompts_origin(prompts: datasets.Dataset) -> tuple[str, str] | None:
+    """
+    The dataset of the Hub that prompts are from, and its commit; `None` if that cannot be told.
+
+    It is told by where they are kept: the cache of `datasets` names folders by commits, and so does that of the Hub.
+    """
+    commits = {Path(file["filename"]).parent.name for file in prompts.cache_files}
+    commit = commits.pop() if len(commits) == 1 else ""
+    if re.fullmatch("[0-9a-f]{40}", commit):
+        for snapshot in Path(HF_HUB_CACHE).glob(f"datasets--*/snapshots/{commit}"):
+            return snapshot.parents[1].name.removeprefix("datasets--").replace("--", "/"), commit
+    return None
 
 
 def encode_prompt(

@@ -18,18 +18,20 @@ class PublishArguments:
             card of a model.
         system (`str`, *optional*): Which of the evaluation's systems the model is. Needed if there are several.
         base_model (`str`, *optional*): The Hub id of an adapter's base, for one that was trained on a local copy.
-        prompts (`str`, *optional*): The Hub id of the dataset that a dataset's prompts are from, which the folders of
-            `hf-cong generate` do not tell: its licence is a part of the result's.
+        prompts (`str`, *optional*): The Hub id of the dataset that a dataset's prompts are from: its licence is a part
+            of the result's. Needed if the folders do not tell, because `hf-cong generate` read a file.
         private (`bool`, *optional*, defaults to `True`): Whether only its namespace sees a new repository. `False` on
             the command line only.
         license (`str`, *optional*): Its licence, as the Hub names it. Defaults to what follows from the licences of
             what it was made of.
         language (`str` or `list[str]`, *optional*): Its languages, as the Hub names them: `en`.
         stages (`list[str]`, *optional*, defaults to `["data", "sft", "model"]`): What to publish of a run: `"data"`,
-            `"sft"`, `"model"`, and `"pair"`, which is saved below `source` first, by a dry run too.
+            `"sft"`, `"model"`, and `"pair"`, for which the weak models are loaded and saved as one below `source`, by
+            a dry run too.
         collection (`bool`, *optional*, defaults to `True`): Whether a run's repositories are gathered in a collection.
         dry_run (`bool`, *optional*, defaults to `False`): Whether to only show what would be written: files with their
-            sizes, what stays here and why, the card, and who sees it. Needs no token and no network.
+            sizes, what stays here and why, the card, and who sees it. It asks nobody, so it does not know of results
+            that are on the Hub already and stay in the card.
         replace (`bool`, *optional*, defaults to `False`): Whether to write over what something else than this source
             left in the repository. On the command line only.
     """
@@ -49,7 +51,10 @@ class PublishArguments:
     language: list[str] | str = field(default_factory=list, metadata={"help": "Languages, as the Hub names them."})
     stages: list[str] = field(
         default_factory=lambda: ["data", "sft", "model"],
-        metadata={"help": "What to publish of a run: data, sft, model, pair."},
+        metadata={
+            "help": "What to publish of a run: data, sft, model, pair. A pair is loaded and saved below `source` "
+            "first, by a dry run too."
+        },
     )
     collection: bool = field(default=True, metadata={"help": "Gather a run's repositories in a collection."})
     dry_run: bool = field(default=False, metadata={"help": "Only show what would be written."})

@@ -36,30 +36,84 @@ def add_results(card: str, results: Sequence[Result], *, system: str, name: str,
     Raises:
         ValueError: if the metadata is damaged, or has another value of the same metric.
     """
-    parsed = ModelCard(card)
     measured = model_index(name, [result for result in results if result.system == system])
-    if measured:
-        given = parsed.data.eval_results or []
-        _, new = model_index_to_eval_results(measured)
-        kept = [entry for entry in given if not any(entry.is_equal_except_value(other) for other in new)]
-        if not replace:
-            _refuse_other_values(given, new)
-        if [*kept, *new] != given:
-            parsed.data.eval_results = [*kept, *new]
-            parsed.data.model_name = parsed.data.model_name or name
-            card = str(parsed)
+    new = model_index_to_eval_results(measured)[1] if measured else []
+    card = _with_index(card, ModelCard(card).data.eval_results, new, name, replace)
     section = render_body("_results", result_facts(results))
-    found = _SECTION.search(card)
-    if found is None:
+    there = _section(card)
+    if there is None:
         return f"{card.rstrip()}\n\n{section}\n".lstrip()
-    there = found[0].strip()
-    if there == render_body("_results", result_facts(())) or replace:
-        whole = section
-    elif section.removeprefix("## Results").strip() in there:
+    return _with_section(card, _joined(there, section, replace))
+
+
+def keep_results(card: str, earlier: str, *, replace: bool = False) -> str:
+    """
+    A card that was written anew, with the results that an earlier one of the same model has.
+
+    Args:
+        card (`str`):
+            The new card, with or without results of its own: they are added to the earlier ones as [`add_results`]
+            adds them.
+        earlier (`str`):
+            The card that it takes the place of.
+        replace (`bool`, *optional*, defaults to `False`):
+            As for [`add_results`].
+
+    Returns:
+        `str`: the new card; as it is, if the earlier one has no results or is damaged.
+
+    Raises:
+        ValueError: if the two have different values of the same metric.
+    """
+    there, section = _section(earlier), _section(card)
+    if there is None or section is None:
         return card
-    else:
-        whole = f"{there}\n\n{section.removeprefix('## Results').strip()}"
-    return f"{card[: found.start()]}{whole}\n\n{card[found.end() :]}".rstrip() + "\n"
+    try:
+        before = ModelCard(earlier).data
+    except ValueError:  # damaged by hand
+        return card
+    own = ModelCard(card).data.eval_results or []
+    card = _with_index(card, before.eval_results, own, before.model_name, replace)
+    return _with_section(card, _joined(there, section, replace))
+
+
+def _section(card: str) -> str | None:
+    found = _SECTION.search(card)
+    return None if found is None else found[0].strip()
+
+
+def _with_section(card: str, section: str) -> str:
+    there = _SECTION.search(card)
+    if there[0].strip() == section:
+        return card
+    return f"{card[: there.start()]}{section}\n\n{card[there.end() :]}".rstrip() + "\n"
+
+
+def _joined(there: str, section: str, replace: bool) -> str:
+    """Two sections of results as one; the second takes the place of the first if it may, and has any."""
+    empty = render_body("_results", result_facts(()))
+    body, other = (one.removeprefix("## Results").strip() for one in (section, there))
+    if section == empty or (body in other and not replace):
+        return there
+    if there == empty or replace or other in body:
+        return section
+    return f"{there}\n\n{body}"
+
+
+def _with_index(
+    card: str, given: Sequence[EvalResult] | None, new: Sequence[EvalResult], name: str, replace: bool
+) -> str:
+    """The card with these results in its `model-index`, in which every one keeps its place."""
+    given = given or []
+    if not replace:
+        _refuse_other_values(given, new)
+    index = [next(filter(entry.is_equal_except_value, new), entry) for entry in given]
+    index += [entry for entry in new if not any(map(entry.is_equal_except_value, given))]
+    parsed = ModelCard(card)
+    if index == (parsed.data.eval_results or []):
+        return card
+    parsed.data.eval_results, parsed.data.model_name = index, parsed.data.model_name or name
+    return str(parsed)
 
 
 def _refuse_other_values(given: Sequence[EvalResult], new: Sequence[EvalResult]) -> None:

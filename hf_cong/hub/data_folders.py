@@ -43,7 +43,7 @@ def dataset_publication(
         private (`bool`, *optional*, defaults to `True`):
             Whether only its namespace sees a new repository.
         prompts (`str`, *optional*):
-            The Hub id of the dataset that the prompts are from, which no manifest tells.
+            The Hub id of the dataset that the prompts are from, if the manifests do not tell.
         license, language:
             As for [`model_publication`].
 
@@ -54,7 +54,7 @@ def dataset_publication(
         FileNotFoundError: if there is no such folder, or the command that writes it has not ended.
         ValueError: if a file is not as its manifest describes it, or two are of one configuration.
     """
-    files, left, runs = {}, [], {}
+    files, left, runs, origins = {}, [], {}, []
     manifest = {"sources": {}, "settings": {}, "counts": {}, "versions": {}}
     for folder in map(Path, folders):
         check_folder(folder, "dataset")
@@ -77,6 +77,7 @@ def dataset_publication(
         path = selected.files[name]
         files[f"{config}/train.parquet"] = _as_trl(path) if name == "completions.parquet" else path
         written = found.get("sources") or {"completions": found}
+        origins += [origin for source in written.values() if (origin := source.get("prompts"))]
         runs[config] = {role: source.get("identity", source) for role, source in written.items()}
         runs[config]["drop_truncated"] = found.get("drop_truncated")
         manifest["sources"] |= _writers(written)
@@ -85,9 +86,7 @@ def dataset_publication(
         manifest["counts"]["dpo/train" if config == "preferences" else "sft/train"] = found["counts"]
         manifest["versions"] |= found["versions"]
     manifest["run"] = content_key(runs)
-    manifest["sources"]["prompts"] = (
-        unknown_source("unrecorded prompts") if prompts is None else source_of(prompts, repo_type="dataset")
-    )
+    manifest["sources"]["prompts"] = _prompts(prompts, origins)
     card = dataset_card(manifest, repo_id=repo_id, files=files, license=license, language=language)
     return Publication(
         repo_id=repo_id,
@@ -99,6 +98,18 @@ def dataset_publication(
         private=private,
         left=tuple(sorted(left)),
     )
+
+
+def _prompts(given: str | None, origins: list[list[str]]) -> dict[str, Any]:
+    """The dataset of the prompts: the one that is given, or the one that all manifests name."""
+    if given is not None:
+        commits = {commit for name, commit in origins if name == given}
+        return source_of(given, commits.pop() if len(commits) == 1 else None, repo_type="dataset")
+    found = sorted(set(map(tuple, origins)))
+    if len(found) == 1:
+        return source_of(*found[0], repo_type="dataset")
+    names = " and ".join(dict.fromkeys(name for name, _ in found))
+    return unknown_source(names or "unrecorded prompts")
 
 
 def _writers(written: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,6 @@ what it may overwrite or delete, and what somebody else has changed since. Retri
 a failure the same command finishes.
 """
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +13,17 @@ from typing import NamedTuple
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
-from .. import __version__
+from ..cards import keep_results
 from .account import explained, full_repo_id
 from .files import check_clashes, check_path, why_it_stays
-from .repository import MARKER, Repository, find_repository
+from .repository import MARKER, Repository, find_repository, marker_file
 from .secrets import check_secrets, redact
 
 logger = logging.getLogger(__name__)
 
 CARD = "README.md"
 _HUBS_OWN = ".gitattributes"
+_LEADERBOARDS = ".eval_results/"
 
 
 @dataclass(frozen=True)
@@ -101,8 +101,8 @@ def publish(publication: Publication, *, replace: bool = False, message: str | N
     Makes the repository hold the publication: one commit, or none if it does already.
 
     Files that the run published before and that are gone now are deleted in the same commit. What others added stays,
-    and so does a card that they edited, unless this one is new too: then nothing is overwritten. Afterwards the Hub is
-    asked for every file's sha256.
+    and so does a card that they edited, unless this one is new too: then nothing is overwritten. Results that were
+    published of the same weights stay in a new card. Afterwards the Hub is asked for every file's sha256.
 
     Args:
         publication ([`Publication`]):
@@ -193,31 +193,60 @@ def _commit(
     publication: Publication, additions: dict[str, CommitOperationAdd], there: Repository, replace: bool, message: str
 ) -> tuple[str, dict[str, str]]:
     """Commits what differs, if anything does; the commit that holds the publication, and the sha256 of its files."""
-    hashes = {path: addition.upload_info.sha256.hex() for path, addition in additions.items()}
+    written = _sha256(additions[CARD])  # without the results that are there
     changed = [path for path, addition in additions.items() if not there.holds(path, addition)]
+    additions, measured = _with_results(publication, additions, there, changed, replace)
+    if there.holds(CARD, additions[CARD]):
+        changed = [path for path in changed if path != CARD]
+    hashes = {path: _sha256(addition) for path, addition in additions.items()}
+    hashes |= {path: there.known[path] for path in measured}
     if there.run == publication.run:
-        gone = [path for path in there.known if path in there.files and path not in additions]
+        gone = [path for path in there.known if path in there.files and path not in hashes]
     else:  # another's, to be replaced: what stayed of it could be taken for a part of this
         gone = [path for path in there.files if path not in (*additions, MARKER, _HUBS_OWN)]
-    kept = {}
+    kept = {path: there.sha256(path) for path in measured}
     if not replace:
-        if CARD in changed and CARD in there.files and there.known.get(CARD) == hashes[CARD]:
+        if CARD in changed and CARD in there.files and there.known.get(CARD) in (written, hashes[CARD]):
             logger.warning("%s of %s was edited on the Hub and stays so.", CARD, there.repo_id)
             changed.remove(CARD)
-            kept = {CARD: there.sha256(CARD)}
+            hashes[CARD], kept[CARD] = there.known[CARD], there.sha256(CARD)
         _refuse_edited(there, [path for path in [*changed, *gone] if path in there.files])
     if not changed and not gone and (there.run, there.known) == (publication.run, hashes):
         return there.commit, {**hashes, **kept}
-    marker = {"kind": publication.kind, "run": publication.run, "files": hashes, "version": __version__}
     operations = [
         *(additions[path] for path in changed),
-        CommitOperationAdd(MARKER, (json.dumps(marker, indent=2, sort_keys=True) + "\n").encode()),
+        marker_file(publication.kind, publication.run, hashes),
         *map(CommitOperationDelete, gone),
     ]
     made = HfApi().create_commit(
         there.repo_id, operations, commit_message=message, repo_type=there.repo_type, parent_commit=there.commit
     )
     return made.oid, {**hashes, **kept}
+
+
+def _with_results(
+    publication: Publication,
+    additions: dict[str, CommitOperationAdd],
+    there: Repository,
+    changed: list[str],
+    replace: bool,
+) -> tuple[dict[str, CommitOperationAdd], list[str]]:
+    """Adds to the card what was measured of these weights before; and which files for leaderboards stay for them."""
+    if CARD not in changed or CARD not in there.files or there.run != publication.run:
+        return additions, []
+    other_weights = any(path.endswith(".safetensors") for path in changed)
+    earlier = there.content(CARD).decode(errors="replace")
+    card = keep_results(publication.card, earlier, replace=replace or other_weights)
+    if other_weights:
+        if card != publication.card:
+            logger.warning("The results in %s of %s are of other weights: the history has them.", CARD, there.repo_id)
+        return additions, []
+    files = [path for path in there.known if path.startswith(_LEADERBOARDS) and path in there.files]
+    return {**additions, CARD: CommitOperationAdd(CARD, card.encode())}, [one for one in files if one not in additions]
+
+
+def _sha256(addition: CommitOperationAdd) -> str:
+    return addition.upload_info.sha256.hex()
 
 
 def _refuse_edited(there: Repository, paths: list[str]) -> None:

@@ -10,6 +10,7 @@ from huggingface_hub.errors import RepositoryNotFoundError
 from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import build_hf_headers, hf_raise_for_status, http_backoff
 
+from .. import __version__
 from .account import check_may_create, require_token
 
 MARKER = "hf_cong.json"
@@ -27,6 +28,7 @@ class Repository(NamedTuple):
         files (`dict[str, RepoSibling]`): Its files by path.
         run (`str` or `None`): The run that wrote it, if hf_cong did.
         known (`dict[str, str]`): What that run wrote last, with its sha256.
+        kind (`str` or `None`): What that is: see [`Publication`].
     """
 
     repo_id: str
@@ -36,6 +38,7 @@ class Repository(NamedTuple):
     files: dict[str, RepoSibling]
     run: str | None = None
     known: dict[str, str] = {}  # noqa: RUF012 - never written to
+    kind: str | None = None
 
     @property
     def url(self) -> str:
@@ -88,7 +91,13 @@ def find_repository(repo_id: str, repo_type: str) -> Repository | None:
     files = {file.rfilename: file for file in info.siblings}
     found = Repository(repo_id, repo_type, info.sha, info.private, files)
     marker = _parse_marker(found.content(MARKER)) if MARKER in files else {}
-    return found._replace(run=marker.get("run"), known=marker.get("files", {}))
+    return found._replace(run=marker.get("run"), known=marker.get("files", {}), kind=marker.get("kind"))
+
+
+def marker_file(kind: str, run: str, files: dict[str, str]) -> CommitOperationAdd:
+    """The marker, to be committed: which run wrote the repository, and the sha256 of what it wrote."""
+    marker = {"kind": kind, "run": run, "files": files, "version": __version__}
+    return CommitOperationAdd(MARKER, (json.dumps(marker, indent=2, sort_keys=True) + "\n").encode())
 
 
 def _parse_marker(content: bytes) -> dict:

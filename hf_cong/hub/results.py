@@ -6,16 +6,17 @@ What was asked and answered stays on this machine: questions of benchmarks do no
 
 import json
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, HfApi, hf_hub_download
-from huggingface_hub.errors import RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, HfApi
 
 from ..cards import Result, add_results, eval_results_files
 from ..checkpoints import content_key
-from .account import explained, full_repo_id, require_token
+from .account import explained, full_repo_id
 from .folders import results_of
 from .publication import CARD, Published
+from .repository import Repository, find_repository, marker_file
 from .secrets import check_secrets
 
 
@@ -51,38 +52,34 @@ def publish_results(
     repo_id = full_repo_id(repo_id)
     results, system = results_of(evaluation, system, repo_id)
     files = _files(results, system, repo_id)
-    require_token()
-    api = HfApi()
     with explained(repo_id):
-        try:
-            info = api.model_info(repo_id)
-        except RepositoryNotFoundError:
+        there = find_repository(repo_id, "model")
+        if there is None:
             raise FileNotFoundError(
                 f"There is no model {repo_id}, or it is not for you to see. Publish it first: `hf-cong publish model`."
-            ) from None
-        api.auth_check(repo_id, write=True)
-        there = {file.rfilename for file in info.siblings}
-        wanted = [path for path in (CARD, *files) if path in there]
-        before = {path: _content(repo_id, path, info.sha) for path in wanted}
+            )
+        before = {path: there.content(path) for path in (CARD, *files) if path in there.files}
         card = add_results(
             before.get(CARD, b"").decode(), results, system=system, name=repo_id.split("/")[1], replace=replace
         )
         files[CARD] = card.encode()
         check_secrets(files)
-        changed = {path: content for path, content in files.items() if content != before.get(path)}
+        changed = [path for path, content in files.items() if content != before.get(path)]
         _refuse_other_scores(repo_id, [path for path in changed if path != CARD and path in before], replace)
-        commit = info.sha
+        additions = {path: CommitOperationAdd(path, content) for path, content in files.items()}
+        hashes = {path: addition.upload_info.sha256.hex() for path, addition in additions.items()}
+        commit = there.commit
         if changed:
-            operations = [CommitOperationAdd(path, content) for path, content in changed.items()]
+            operations = [*(additions[path] for path in changed), *_marked(there, before, hashes)]
             message = f"Add results of {system}"
-            commit = api.create_commit(repo_id, operations, commit_message=message, parent_commit=info.sha).oid
-            if wrong := [path for path, content in changed.items() if _content(repo_id, path, commit) != content]:
+            commit = HfApi().create_commit(repo_id, operations, commit_message=message, parent_commit=commit).oid
+            after = there._replace(commit=commit)
+            if wrong := [path for path in changed if after.content(path) != files[path]]:
                 raise RuntimeError(
                     f"{repo_id} does not hold what was sent to it (commit {commit}): {', '.join(wrong)}. Do not use "
                     "that commit. Repeat the command."
                 )
-    hashes = {path: CommitOperationAdd(path, content).upload_info.sha256.hex() for path, content in files.items()}
-    return Published(f"{api.endpoint}/{repo_id}", commit, bool(changed), hashes, info.private)
+    return Published(there.url, commit, commit != there.commit, hashes, there.private)
 
 
 def describe_results(evaluation: str | Path, *, repo_id: str, system: str | None = None) -> str:
@@ -112,8 +109,18 @@ def _files(results: list[Result], system: str, repo_id: str) -> dict[str, bytes]
     return {name: content.encode(), **eval_results_files(own, repo_id=repo_id)}
 
 
-def _content(repo_id: str, path: str, commit: str) -> bytes:
-    return Path(hf_hub_download(repo_id, path, revision=commit)).read_bytes()
+def _marked(there: Repository, before: dict[str, bytes], hashes: dict[str, str]) -> list[CommitOperationAdd]:
+    """
+    The marker of a repository that hf_cong wrote, with what changes now: else the next push of the run takes that for
+    an edit of somebody's. A card that was edited stays so.
+    """
+    if there.run is None:
+        return []
+    edited = CARD in before and sha256(before[CARD]).hexdigest() != there.known.get(CARD)
+    new = {
+        path: one for path, one in hashes.items() if not ((path == CARD and edited) or path.startswith("evaluation/"))
+    }
+    return [marker_file(there.kind, there.run, {**there.known, **new})]
 
 
 def _refuse_other_scores(repo_id: str, paths: list[str], replace: bool) -> None:

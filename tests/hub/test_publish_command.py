@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from datasets import Dataset, load_dataset
+from datasets import Dataset, concatenate_datasets, load_dataset
 from huggingface_hub import HfApi, hf_hub_download
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM
@@ -24,6 +24,7 @@ from hf_cong import (
     generate_completions,
 )
 from hf_cong.cli import main
+from hf_cong.hub.run import RunPushes
 from tests.hub.fresh_process import run_fresh
 from tests.oracle import oracle_greedy
 from tests.tiny import tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
@@ -202,6 +203,35 @@ def test_a_card_names_who_wrote_and_whose_the_prompts_are(hub, folders, publish)
     assert "unrecorded prompts" in by_pair and "license: unknown" in by_pair
 
 
+def test_prompts_of_the_hub_are_known(hub, folders, publish, tmp_path):
+    hub.add("alice/publish-asked", {"README.md": "---\nlicense: cc-by-4.0\nlanguage: de\n---\n"}, kind="datasets")
+    for name, chats in (("asked", CHATS), ("others", CHATS[:2])):
+        Dataset.from_dict({"prompt": chats}).push_to_hub(f"alice/publish-{name}")
+    model, options = AutoModelForCausalLM.from_pretrained(folders / "model"), {"tokenizer": tiny_tokenizer()}
+    rows = load_dataset("alice/publish-asked", split="train")
+    for name, prompts in {
+        "named": "alice/publish-asked",
+        "loaded": rows.shuffle(seed=0).filter(lambda row: True),
+        "mixed": concatenate_datasets([rows.select([3]), load_dataset("alice/publish-others", split="train")]),
+        "typed": CHATS,
+    }.items():
+        seed = len(name)
+        generate_completions(prompts, model, output_dir=tmp_path / name, seed=seed, max_new_tokens=4, **options)
+    build_preference_dataset(
+        folders / "completions", tmp_path / "named", output_dir=tmp_path / "p", drop_truncated=False
+    )
+    at = HfApi().dataset_info("alice/publish-asked").sha
+    command = ("dataset", "--repo_id", "org/publish-known", "--dry_run", "--source")
+    for sources in (["named"], ["loaded"], ["p"], ["loaded", "p"]):
+        status, out, err = publish(*command, *(tmp_path / name for name in sources))
+        assert status == 0, err
+        assert "source_datasets:\n- alice/publish-asked" in out and "cc-by-4.0" in out and "language:\n- de" in out
+        assert f"`{at}`" in out and "unrecorded" not in out
+    for sources in (["mixed"], ["typed"]):
+        out = publish(*command, *(tmp_path / name for name in sources))[1]
+        assert "`unrecorded prompts`" in out and "source_datasets" not in out
+
+
 @pytest.mark.parametrize("kind", ["steered", "compressed"])
 def test_other_pairs_come_back(hub, folders, publish, tmp_path, kind):
     prompt = tiny_tokenizer()(TEXT)["input_ids"]
@@ -284,6 +314,33 @@ def test_a_run(hub, run, publish):
     ]
     everything = b"".join(file.content for commit, _ in commits for file in commit.files.values())
     assert str(run).encode() not in everything and b"pytest-of" not in everything
+
+
+def test_results_stay_with_their_weights(hub, folders, run, publish, tmp_path, caplog):
+    settings = {"config": {"model": "hf", "model_args": {}, "limit": None}, "model_name": "it", "n-shot": {"gsm8k": 5}}
+    scores = {"results": {"gsm8k": {"exact_match,strict-match": 0.7}}, **settings}
+    (tmp_path / "results_1.json").write_text(json.dumps(scores))
+    command = ("--source", run, "--repo_id", "org/publish-measured", "--stages", "data", "model", "sft")
+    status, _, err = publish(*command, "--evaluation", tmp_path)
+    assert status == 0, err
+    commit, number = head(hub, "org/publish-measured")
+    assert ".eval_results/gsm8k.yaml" in commit.files and b"`gsm8k`" in commit.files["README.md"].content
+    # Neither the command without the evaluation nor the run itself takes them away.
+    status, out, err = publish(*command)
+    assert status == 0 and out.count("unchanged") == 3, err
+    pushes = RunPushes(run, "org/publish-measured", stages=("data", "model", "sft"), private=True)
+    pushes.push("model")
+    assert not pushes.finish().changed and head(hub, "org/publish-measured") == (commit, number)
+    status, _, err = publish(*command, "--language", "de")
+    assert status == 0, err
+    again, _ = head(hub, "org/publish-measured")
+    assert again.files["README.md"].content.replace(b"language:\n- de\n", b"") == commit.files["README.md"].content
+    assert again.files[".eval_results/gsm8k.yaml"] == commit.files[".eval_results/gsm8k.yaml"]
+    # They are not of other weights, such as those of a checkpoint.
+    pushes.push_checkpoint(folders / "policy", "another")
+    files = head(hub, "org/publish-measured")[0].files
+    assert ".eval_results/gsm8k.yaml" not in files and b"`gsm8k`" not in files["README.md"].content
+    assert "are of other weights" in caplog.text
 
 
 @pytest.mark.parametrize("instead", ["nowhere", "reference"])

@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import HfApi, ModelCard
 
 from hf_cong.cli import main
+from tests.cards.test_results import PUBLIC
 from tests.evaluation.lm_tasks import write_tasks
 from tests.tiny import tiny_model, tiny_tokenizer
 
@@ -117,7 +118,7 @@ def test_results_are_added_to_a_published_model(hub, made, publish):
     assert status == 0 and "alice/results (private) is written" in out, err
     files, commits = head(hub, "alice/results")
     assert commits == number + 1  # one commit
-    assert {path for path in before if files[path] != before[path]} == {"README.md"}
+    assert {path for path in before if files[path] != before[path]} == {"README.md", "hf_cong.json"}
     (new,) = set(files) - set(before)
     assert new.startswith("evaluation/results-")
     written = json.loads(files[new])
@@ -134,11 +135,57 @@ def test_results_are_added_to_a_published_model(hub, made, publish):
     status, out, _ = publish(*command)
     assert status == 0 and "unchanged" in out and head(hub, "alice/results") == (files, commits)
     assert {method for method, *_ in hub.requests[since:]} <= {"GET", "HEAD"}
-    # The same model published again takes nothing away; one with another card must say what becomes of them.
-    status, out, _ = publish("model", "--source", made / "model", "--repo_id", "alice/results")
+    # The same model published again takes nothing away, be its card the same or another.
+    model = ("model", "--source", made / "model", "--repo_id", "alice/results")
+    status, out, _ = publish(*model)
     assert status == 0 and "unchanged" in out and head(hub, "alice/results") == (files, commits)
-    status, _, err = publish("model", "--source", made / "model", "--repo_id", "alice/results", "--language", "de")
-    assert status == 2 and "README.md" in err and head(hub, "alice/results")[1] == commits
+    for extra in (("--language", "de"), ("--language", "fr", "--replace")):
+        status, out, err = publish(*model, *extra)
+        assert status == 0 and "written" in out, err
+        again = head(hub, "alice/results")[0]
+        assert again["README.md"].decode().replace(f"language:\n- {extra[1]}\n", "") == card
+        assert again[new] == files[new]
+    assert publish(*model, *extra)[1].count("unchanged") == 1
+
+
+def test_another_evaluation_is_added_or_refused(hub, made, publish, tmp_path):
+    (tmp_path / "public.json").write_text(json.dumps(PUBLIC))
+    model = ("model", "--source", made / "model", "--repo_id", "alice/twice-measured")
+    assert publish(*model, "--evaluation", tmp_path / "public.json")[0] == 0
+    first = head(hub, "alice/twice-measured")[0]
+    assert ".eval_results/gsm8k.yaml" in first
+    status, _, err = publish(*model, "--evaluation", made / "evaluation")
+    assert status == 0, err
+    files, number = head(hub, "alice/twice-measured")
+    assert index_of(files["README.md"]) == {**index_of(first["README.md"]), ("choice", "acc"): scores(made)["ConG"]}
+    card = files["README.md"].decode()
+    assert "| `gsm8k` |" in card and "| `choice` |" in card and card.count("## Results") == 1
+    assert files[".eval_results/gsm8k.yaml"] == first[".eval_results/gsm8k.yaml"]
+    # What was published is not published again, whichever evaluation is given.
+    for given in ((), ("--evaluation", made / "evaluation"), ("--evaluation", tmp_path / "public.json")):
+        status, out, err = publish(*model, *given)
+        assert status == 0 and "unchanged" in out, err
+    other = {**PUBLIC, "results": {"gsm8k": {"exact_match,strict-match": 0.1}}}
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    status, _, err = publish(*model, "--evaluation", tmp_path / "other.json")
+    assert status == 2 and "Pass `replace`" in err and head(hub, "alice/twice-measured") == (files, number)
+    assert publish(*model, "--evaluation", tmp_path / "other.json", "--replace")[0] == 0
+    files, _ = head(hub, "alice/twice-measured")
+    assert index_of(files["README.md"])["gsm8k", "exact_match"] == 0.1 and b"10.0" in files[".eval_results/gsm8k.yaml"]
+
+
+def test_an_edited_card_stays_edited(hub, made, publish, tmp_path):
+    (tmp_path / "public.json").write_text(json.dumps(PUBLIC))
+    model = ("model", "--source", made / "model", "--repo_id", "alice/measured-edited")
+    assert publish(*model, "--evaluation", tmp_path / "public.json")[0] == 0
+    card = head(hub, "alice/measured-edited")[0]["README.md"].decode()
+    for edited in (card.replace("## Limits", "## Limits, and mine"), "---\nmodel-index: 3\n---\n## Results\n"):
+        hub.add("alice/measured-edited", {"README.md": edited})
+        there = head(hub, "alice/measured-edited")
+        status, out, err = publish(*model, "--evaluation", tmp_path / "public.json")
+        assert status == 0 and "unchanged" in out and head(hub, "alice/measured-edited") == there, err
+        status, _, err = publish(*model, "--language", "de")
+        assert status == 2 and "README.md" in err and head(hub, "alice/measured-edited") == there
 
 
 def test_a_card_that_somebody_wrote_keeps_every_word(hub, made, publish):
