@@ -1,7 +1,9 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Every recipe of the repository: its keys, its comments, its numbers, and what it takes from the others."""
 
+import itertools
 import re
+import shlex
 from dataclasses import fields
 from pathlib import Path
 
@@ -13,15 +15,20 @@ from trl import DatasetMixtureConfig, DPOConfig, ModelConfig, ScriptArguments, T
 
 from hf_cong import ConGConfig
 from hf_cong.arguments import (
+    BenchArguments,
     BuildArguments,
     CheckPairArguments,
+    CompressArguments,
     EvaluateArguments,
+    ExportArguments,
     GenerateArguments,
     JudgeArguments,
     PublishArguments,
     SearchArguments,
     SweepArguments,
 )
+from hf_cong.cli import COMMANDS
+from hf_cong.cli.publishing import _TAKES
 from hf_cong.recipes import parse
 from hf_cong.search.run import METHODS
 
@@ -43,6 +50,20 @@ ARGUMENTS = {
     "evaluate": (EvaluateArguments,),
     "judge": (JudgeArguments,),
     "publish": (PublishArguments,),
+}
+CALLS = {
+    "train": TRAIN,
+    "generate": (GenerateArguments,),
+    "build": (BuildArguments,),
+    "check-pair": (CheckPairArguments,),
+    "sweep": (SweepArguments,),
+    "search": (SearchArguments,),
+    "evaluate": (EvaluateArguments,),
+    "judge": (JudgeArguments,),
+    "export": (ExportArguments,),
+    "compress": (CompressArguments,),
+    "publish": (PublishArguments,),
+    "bench": (BenchArguments,),
 }
 LAUNCHES = sorted((ALL / "accelerate").glob("*.yaml"))
 RECIPES = sorted(path for path in ALL.glob("*/*.yaml") if path not in LAUNCHES)
@@ -100,27 +121,56 @@ def test_every_recipe_named_in_a_comment_exists(path):
     assert set(re.findall(r"`(\w+)\.yaml`", text)) <= ARGUMENTS.keys()
 
 
-TEXTS = [*RECIPES, *LAUNCHES, *(ALL / family / "README.md" for family in FAMILIES)]
+READMES = [ALL.parent / "README.md", *sorted(ALL.glob("*/README.md"))]
 
 
-@pytest.mark.parametrize("path", TEXTS, ids=named)
+def shown(path):
+    """The commands that comments and code blocks show, as words, and those within a text, which may leave keys out."""
+    text = re.sub(r"\\\n[# ]*", " ", path.read_text())
+    block = re.compile(r"^```\w*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+    lines, spans = "\n".join(block.findall(text)), re.findall(r"`([^`]+)`", block.sub("", text))
+    if path.suffix == ".yaml":
+        lines = re.sub(r"^#  +", "", text, flags=re.MULTILINE)
+    commands = re.findall(r"^((?:[A-Z_]+=\S+ )*(?:hf-cong|accelerate|python) .*)$", lines, re.MULTILINE)
+    return [shlex.split(line, comments=True) for line in commands], [span.split() for span in spans]
+
+
+def ours(words):
+    """What follows `hf-cong` in a command, `None` if it is another's."""
+    for name in ("hf-cong", "hf_cong.cli"):
+        if name in words:
+            return words[words.index(name) + 1 :]
+
+
+@pytest.mark.parametrize("path", [*RECIPES, *LAUNCHES, *READMES], ids=named)
 def test_every_command_that_is_shown_parses(path):
     """In comments and READMEs: the recipe is there, the command is its own, and every key that is added is known."""
-    text = re.sub(r"\\\n#? *", " ", path.read_text())
-    shown = re.findall(r"(?:hf-cong|-m hf_cong\.cli) ([\w-]+(?: run)?) +--config (recipes/\S+)([^#\n]*)", text)
-    assert shown or path.parent.name == "accelerate"
-    for command, config, rest in shown:
-        stem = Path(config).stem
-        wanted = {"weak_dpo": "train", "sft": "train", "dpo": "train", "cong": "train", "sample": "generate"}
-        wanted |= {"sft_data": "build", "preferences": "build", "check_pair": "check-pair", "publish": "publish run"}
-        assert command == wanted.get(stem, stem)
-        rest = rest.split("`")[0].split(")")[0].split()
-        if rest[-1:] == ["--trust_remote_code"]:
-            rest.append("true")
-        on_cpu = ON_CPU if ARGUMENTS[stem] == TRAIN else []
-        parse(ARGUMENTS[stem], ["--config", str(ALL.parent / config), *rest, *on_cpu], prog="x")
-    for config in re.findall(r"--config_file (\S+)", text):
-        assert (ALL.parent / config) in LAUNCHES
+    lines, spans = shown(path)
+    assert lines
+    for command, *rest in filter(None, map(ours, lines)):
+        if command == "demo":
+            continue
+        names = list(itertools.takewhile(lambda word: not word.startswith("-"), rest))
+        rest = rest[len(names) :]
+        if command == "check-pair":
+            rest += [word for pair in zip(("--policy", "--reference"), names, strict=False) for word in pair]
+        else:
+            assert not names or (command == "publish" and names[0] in _TAKES)
+        if "--config" in rest and (at := rest.index("--config") + 1):
+            if rest[at] == "RECIPE":  # what a launch is for
+                rest[at] = "recipes/qwen2.5/cong.yaml"
+            assert CALLS[command] == ARGUMENTS[Path(rest[at]).stem]
+            rest[at] = str(ALL.parent / rest[at])
+        parse(CALLS[command], [*rest, *(ON_CPU if command == "train" else [])], prog="x")
+    for command, *rest in filter(None, map(ours, spans)):
+        known = {"config", *(field.name for kind in CALLS.get(command, ()) for field in fields(kind))}
+        assert command in COMMANDS and known >= {word[2:] for word in rest if word.startswith("--")}, rest
+    for words in lines:
+        if "--config_file" in words:
+            assert ALL.parent / words[words.index("--config_file") + 1] in LAUNCHES
+        if script := re.search(r"python (?:-m )?(recipes[./]\S+)", " ".join(words)):
+            text = (ALL.parent / (script[1].removesuffix(".py").replace(".", "/") + ".py")).read_text()
+            assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--\w+", text))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
