@@ -87,6 +87,7 @@ class Chain:
         weak_reference_model: str | PreTrainedModel | None = None,
         weak_processing_class: PreTrainedTokenizerBase | None = None,
     ):
+        args.check_secrets()  # what was set since it was made
         self.args = args
         # Names that begin with an underscore are never uploaded by `push_to_hub`.
         self.root = Path(args.output_dir) / "_cong"

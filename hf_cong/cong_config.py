@@ -11,6 +11,7 @@ from transformers.utils import is_torch_bf16_gpu_available
 from trl import DPOConfig, SFTConfig
 
 from .functional import check_alpha
+from .hub.secrets import find_secret
 
 # In the order in which they run; "all" is every one of them in one launch.
 STAGES = ("all", "decode", "sft", "sample", "dpo")
@@ -151,7 +152,7 @@ class ConGConfig(DPOConfig):
 
     Raises:
         TypeError: if one of these parameters is to be a number and is not.
-        ValueError: if a value is out of range, `sft_kwargs` holds an unknown or reserved key, `hub_token` is set, or
+        ValueError: if a value is out of range or holds a token, `sft_kwargs` holds an unknown or reserved key, or
             other files than the result's were to be pushed, or to another branch.
 
     Source: [ConG](https://huggingface.co/papers/2510.07884), experimental settings.
@@ -256,7 +257,8 @@ class ConGConfig(DPOConfig):
         self._check_hub()
         if self.bf16 is None and not self.fp16:
             self.bf16 = is_torch_bf16_gpu_available() and not self.use_cpu
-        super().__post_init__()
+        super().__post_init__()  # reads arguments that are given as JSON
+        self.check_secrets()
         if self.stage not in STAGES:
             raise ValueError(f"`stage` must be one of {', '.join(STAGES)}, got {repr(self.stage)[:80]}.")
         if self.engine not in ("transformers", "vllm"):
@@ -271,11 +273,6 @@ class ConGConfig(DPOConfig):
         self._check_sft_kwargs()
 
     def _check_hub(self):
-        if self.hub_token is not None:
-            raise ValueError(
-                "`hub_token` would be written into `training_args.bin` in plain text. Leave it unset and log in with "
-                "`hf auth login`, or set the environment variable `HF_TOKEN`."
-            )
         if self.hub_strategy in ("checkpoint", "all_checkpoints"):
             raise ValueError(
                 f"`hub_strategy={str(self.hub_strategy)!r}` uploads optimizer states and pickled arguments, which are "
@@ -290,6 +287,16 @@ class ConGConfig(DPOConfig):
             raise ValueError("`push_stages_to_hub` needs `push_to_hub=True`, which says that anything leaves at all.")
         if self.hub_private_repo is None:
             self.hub_private_repo = True
+
+    def check_secrets(self) -> None:
+        """Refuses tokens, wherever they stand: `training_args.bin`, `_cong/run.json` and trackers get every value."""
+        for name in (f.name for f in fields(self)):
+            value = getattr(self, name)
+            if kind := "a token" if _gives_token({name: value}) else find_secret(repr(value)):
+                raise ValueError(
+                    f"`{name}` holds {kind}, which would be written to disk in plain text. Take it out, and log in "
+                    "with `hf auth login`, or set the environment variable `HF_TOKEN`."
+                )
 
     def _check_numbers(self):
         numbers = {
@@ -364,3 +371,11 @@ class ConGConfig(DPOConfig):
             "num_train_epochs": self.sft_num_train_epochs,
             **(self.sft_kwargs or {}),
         }
+
+
+def _gives_token(value: Any) -> bool:
+    """Whether keyword arguments hold a token, which may look like anything."""
+    if not isinstance(value, dict):
+        return False
+    tokens = [inner for name, inner in value.items() if name in ("token", "use_auth_token", "hub_token")]
+    return any(isinstance(inner, str) for inner in tokens) or any(map(_gives_token, value.values()))

@@ -74,6 +74,51 @@ def test_hub_token_is_refused_and_not_repeated(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "planted",
+    [
+        {"output_dir": "runs/{}"},
+        {"run_name": "{}"},
+        {"logging_steps": 5, "project": "of-{}"},
+        {"hub_model_id": "org/{}"},
+        {"report_to": ["{}"]},
+        {"model_init_kwargs": {"token": "{}"}},
+        {"weak_model_init_kwargs": {"revision": "main", "use_auth_token": "{}"}},
+        {"weak_model_init_kwargs": '{{"token": "{}"}}'},
+        {"sft_kwargs": {"run_name": "{}"}},
+        {"sft_kwargs": {"model_init_kwargs": {"token": "{}"}}},
+        {"weak_model_name_or_path": "https://user:{}@huggingface.co/org/weak"},
+        {"lr_scheduler_kwargs": {"note": ["{}"]}},
+    ],
+)
+@pytest.mark.parametrize("secret", ["hf_" + "aB3d" * 9, "alice-writes"], ids=["token", "own"])
+def test_tokens_are_refused_wherever_they_stand(tmp_path, planted, secret):
+    def plant(value):
+        if isinstance(value, dict):
+            return {name: plant(inner) for name, inner in value.items()}
+        if isinstance(value, list):
+            return [plant(inner) for inner in value]
+        return value.format(secret) if isinstance(value, str) else value
+
+    field = next(reversed(planted))
+    planted = plant(planted)
+    with pytest.raises(ValueError, match=f"`{field}` holds a.* token.*hf auth login") as error:
+        ConGConfig(**{"output_dir": str(tmp_path), **planted})
+    assert secret not in str(error.value)
+    later = ConGConfig(output_dir=str(tmp_path))
+    setattr(later, field, planted[field] if not isinstance(planted[field], str) else {"token": secret})
+    with pytest.raises(ValueError, match=f"`{field}` holds a.* token"):
+        later.check_secrets()
+
+
+def test_what_any_text_may_be_is_refused_as_a_token(tmp_path):
+    with pytest.raises(ValueError, match="`weak_model_init_kwargs` holds a token") as error:
+        ConGConfig(output_dir=str(tmp_path), weak_model_init_kwargs={"token": "opaque"})
+    assert "opaque" not in str(error.value)
+    # The token of the login, which is not named.
+    assert ConGConfig(output_dir=str(tmp_path), model_init_kwargs={"token": True}).model_init_kwargs["token"] is True
+
+
+@pytest.mark.parametrize(
     ("sft_kwargs", "message"),
     [
         ({"packign": True}, "unknown key `packign`.*`packing`"),
