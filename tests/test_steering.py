@@ -47,7 +47,8 @@ def recomputed(greedy, *models, **settings):
 @pytest.mark.parametrize("family", ["llama", "gpt2"])
 def test_chosen_and_rejected_are_those_of_the_untouched_model(tmp_path, family, with_lora):
     def run(name, **settings):
-        settings = {**GREEDY, "sft_learning_rate": 1e-2, **settings}
+        checkpointing = {"gradient_checkpointing": family == "llama"}
+        settings = {**GREEDY, **checkpointing, "sft_learning_rate": 1e-2, **settings}
         made = steered_trainer(
             tmp_path / name, family, prompts(6), settings=settings, peft_config=lora() if with_lora else None
         )

@@ -8,8 +8,9 @@ The same command goes on where a killed run stopped.
 """
 
 import argparse
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -19,6 +20,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel
 
 from hf_cong import ConGTrainer, EmulatedFineTuningForCausalLM
+from hf_cong.journal import replacing
 from hf_cong.sandbox.workers import run_jobs
 from hf_cong.staged import StagedRun
 
@@ -42,9 +44,9 @@ STAGE_TWO = {
         "learning_rate": rate,
         "beta": beta,
     }
+    for rate, beta in SETTINGS
     for form, writer in FORMS.items()
     for rejected in ("policy", "base")
-    for rate, beta in SETTINGS
 }
 UNTRAINED = (STRONG, WEAK, next(iter(CD)), *STEERED)
 SYSTEMS = (*UNTRAINED, *STAGE_ONE, *STAGE_TWO)
@@ -55,17 +57,28 @@ class SteeredTrial(Trial):
 
     def run(self) -> tuple[list[dict], dict[str, dict]]:
         """One record for each system and test prompt, and what each form wrote."""
-        for label, form in STAGE_ONE.items():
-            self.once(label, lambda folder, form=form: self.stage_one(folder, form))
-        for label, form in STAGE_TWO.items():
-            self.once(label, lambda folder, form=form: self.stage_two(folder, form))
         engines = {STRONG: self.strong, WEAK: self.weak, UNTRAINED[2]: self.pair(next(iter(CD.values())))}
         engines |= {label: self.steered(beta) for label, beta in STEERED.items()}
-        engines |= {label: self.model(label) for label in (*STAGE_ONE, *STAGE_TWO)}
-        records = [record for label, engine in engines.items() for record in self.evaluate(label, engine)]
+        records = []
+        for label in SYSTEMS:
+            if label in STAGE_ONE:
+                self.once(label, functools.partial(self.stage_one, STAGE_ONE[label]))
+            elif label in STAGE_TWO:
+                self.once(label, functools.partial(self.stage_two, STAGE_TWO[label]))
+            records += self.measured(label, engines.get(label) or self.model(label))
         return records, {label: self.written(form) for label, form in STAGE_ONE.items()}
 
-    def steered(self, beta: float):
+    def measured(self, label: str, engine: Callable[[], PreTrainedModel]) -> list[dict]:
+        """The records of a system, which are kept."""
+        path = self.folder(label).parent.with_name("measured") / f"{self.folder(label).name}.json"
+        if not path.exists():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            records = self.evaluate(label, engine)
+            with replacing(path) as temporary:
+                temporary.write_text(json.dumps(records), encoding="utf-8")
+        return json.loads(path.read_text(encoding="utf-8"))
+
+    def steered(self, beta: float) -> Callable[[], PreTrainedModel]:
         def load() -> PreTrainedModel:
             names = (str(path) for path in (self.world.strong, self.world.weak_policy, self.world.weak_reference))
             return EmulatedFineTuningForCausalLM.from_pair(*names, beta=beta)
@@ -87,7 +100,7 @@ class SteeredTrial(Trial):
             **overrides,
         )
 
-    def stage_one(self, folder: Path, form: dict) -> Budget:
+    def stage_one(self, form: dict, folder: Path) -> Budget:
         for stage in ("decode", "sft"):
             StagedRun(str(self.world.strong), self.config(form, stage=stage), self.prompts).launch(stage)
         (final,) = self.home(form).glob("_cong/sft-*/final")
@@ -97,7 +110,7 @@ class SteeredTrial(Trial):
                 (folder / file.name).write_bytes(file.read_bytes())
         return Budget()
 
-    def stage_two(self, folder: Path, form: dict) -> Budget:
+    def stage_two(self, form: dict, folder: Path) -> Budget:
         args = self.config(form)
         made = ConGTrainer(
             str(self.world.strong), args=args, train_dataset=self.prompts, processing_class=self.tokenizer
