@@ -323,6 +323,7 @@ class ConGTrainer(DPOTrainer):
 
     def _keep(self, **card: str | list[str] | None):
         """Saves the model as it is, the manifest, and the card."""
+        self._begin()
         self.save_model(_internal_call=True)
         self._record.write()
         self.create_model_card(**card)

@@ -25,6 +25,7 @@ from .prompts import prompts_origin
 
 _DECODING = ("alpha", "plausibility_threshold")
 _STEERING = ("chosen_from", "steering_beta", "plausibility_threshold")
+_SEARCHING = ("chosen_from", "beam_width", "successors_per_beam", "chunk_length")
 _WRITING = ("max_new_tokens", "temperature", "top_p", "top_k", "drop_truncated")
 _STAGE_ONE = ("sft_learning_rate", "sft_num_train_epochs")
 _TRAINING = (
@@ -126,7 +127,7 @@ class RunRecord:
         if begun:
             self.write()
         output_dir = Path(self.chain.args.output_dir)
-        name = re.sub(r"[^A-Za-z0-9_]+", "-", model_name or output_dir.absolute().name).strip("-")
+        name = re.sub(r"[^A-Za-z0-9_]+", "-", model_name or output_dir.absolute().name)[:96].strip("-")
         manifest = read_manifest(self._path) if begun else self._content()
         card = (adapter_card if manifest["adapter"] else model_card)(
             manifest,
@@ -170,7 +171,10 @@ def run_facts(chain: Chain, identity: dict[str, Any], model: str, adapter: PeftC
         names, sft_kwargs = (*_WRITING, *_STAGE_ONE, *names), settings_identity(args.sft_kwargs or {})
         names = (*names, *(["rejected_from"] if args.rejected_from != "policy" else []))
     if chain.decodes:
-        names = (*(_STEERING if args.chosen_from == "steered" else _DECODING), *names)
+        if chain.steering is None:
+            names = (*_DECODING, *names)
+        else:
+            names = (*(_STEERING if chain.steering.obstacle is None else _SEARCHING), *names)
         for role, name in zip(("weak_model", "weak_reference_model"), chain.weak_names, strict=True):
             sources[role] = _source(name, identity[role])
     given = {} if adapter is None else settings_identity(adapter.to_dict())

@@ -9,9 +9,10 @@ from .rendering import Markdown, plain, render
 from .results import Result, model_index
 from .sources import ROLES, check_repo_id, hub_id, hub_link, languages, source_link
 from .terms import terms_of
+from .writing import papers, writing_facts
 
 # Settings of stage II, which a card of stage I does not show.
-_STAGE_TWO = ("beta", "loss_type", "learning_rate", "num_train_epochs", "max_steps", "precompute_ref_log_probs")
+_STAGE_TWO = ("rejected_from", "beta", "loss_type", "learning_rate", "num_train_epochs", "max_steps")
 
 
 def model_card(
@@ -114,10 +115,7 @@ def _trained_card(
         ),
         "base_id": base,
         "base_name": sources["model"]["name"] if sources.get("model") else None,
-        "policy": source_link(sources.get("weak_model")),
-        "reference": source_link(sources.get("weak_reference_model")),
-        "prompts": source_link(sources.get("prompts"), "dataset"),
-        "decoded": bool(stages.get("decode")),
+        **writing_facts(known),
         "fine_tuned": bool(stages.get("sft")),
         "sampled": bool(stages.get("sample")),
         "finished": bool(stages.get("dpo")),
@@ -136,19 +134,20 @@ def _trained_card(
 
 def _tags(known: Mapping[str, Any], stage: str) -> list[str]:
     """What the model is found by, as far as it is known what ran."""
-    stages = known["stages"]
+    stages, writing = known["stages"], writing_facts(known)["writing"]
     ran = ["sft"] if stage == "sft" or stages.get("sft") else []
     ran += ["dpo"] if stage == "dpo" and stages.get("dpo") else []
     method = ["cong", "weak-to-strong"] if stage == "sft" or stages.keys() & {"decode", "sft", "sample"} else []
-    method += ["contrastive-decoding"] if stages.get("decode") else []
+    method += ["contrastive-decoding"] if writing == "contrast" else []
     method += ["lora"] if "lora_alpha" in (known["adapter"] or {}) else []
     return [*method, *ran, "alignment", "trl"] if ran else method
 
 
 def _cited(known: Mapping[str, Any], stage: str) -> list[str]:
-    """The papers of what ran; a run of the trainer is one of ConG's however far it came."""
+    """The papers of what ran."""
     stages = known["stages"]
-    method = ["cong"] if known["run"] or stage == "sft" or stages else []
+    method = ["cong"] if stage == "sft" or stages.keys() & {"decode", "sft", "sample"} else []
+    method += papers(writing_facts(known)["writing"])
     return [*method, "dpo"] if stage == "dpo" and stages.get("dpo") else method
 
 
@@ -194,12 +193,15 @@ def pair_card(
         for name in ("alpha", "beta", "plausibility_threshold")
         if name in known["settings"] and name != ("alpha" if steered else "beta")
     }
+    members = list(dict.fromkeys(filter(None, map(hub_id, sources.values()))))
     measured = _of_system(results, system)
     terms = terms_of(sources, roles, repo_id, "model", stated=license)
     metadata = {
         **terms.metadata,
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
+        "base_model": members,
+        "base_model_relation": "merge" if members else None,
         "language": languages(language, sources["weak_model"]),
         "tags": ["cong", "weak-to-strong", "contrastive-decoding", "alignment", "custom_code"],
         "model-index": model_index(repo_id.split("/")[-1], measured),
@@ -245,13 +247,13 @@ def collection_text(manifest: Mapping[str, Any]) -> str:
         manifest (`Mapping`): As for [`model_card`].
     """
     known = read_manifest(manifest)
-    settings, base = known["settings"], known["sources"].get("model")
+    base, alpha = hub_id(known["sources"].get("model")), known["settings"].get("alpha")
     parts = ["Contrastive weak-to-strong generalization (arXiv:2510.07884)"]
-    if base is not None:
-        parts.append(f"of {plain(base['name'])[:50]}")
-    if "alpha" in settings:
-        parts.append(f"with α = {settings['alpha']}")
-    return " ".join(parts)[:150]
+    if base is not None:  # a path may be named anything
+        parts.append(f"of {base[:50]}")
+    if isinstance(alpha, int | float):
+        parts.append(f"with α = {alpha}")
+    return " ".join(parts)
 
 
 def _of_system(results: Sequence[Result], system: str | None) -> list[Result]:

@@ -16,6 +16,7 @@ from .facts import common_facts, count_rows, optional_table, read_manifest, sett
 from .rendering import Markdown, render, table
 from .sources import ROLES, check_repo_id, hub_id, languages, source_link
 from .terms import terms_of
+from .writing import papers, writing_facts
 
 _PATH = re.compile(r"([\w-]+)/(\w+?)(-\d{5}-of-\d{5})?\.parquet", re.ASCII)
 _SIZES = {
@@ -28,9 +29,15 @@ _SIZES = {
 }
 # Settings that have a part in what is written.
 _WRITING = (
+    "chosen_from",
     "alpha",
+    "steering_beta",
+    "beam_width",
+    "successors_per_beam",
+    "chunk_length",
     "plausibility_threshold",
     "max_new_tokens",
+    "rejected_from",
     "temperature",
     "top_p",
     "top_k",
@@ -49,6 +56,7 @@ _COLUMNS = {
     "rejected": "the dispreferred answer",
     "finish_reason": "`stop`, or `length` if it was cut",
     "alpha": "α, the weight kept on the weak policy",
+    "beta": "β, the weight of the pair that steered",
     "plausibility_threshold": "τ",
     "seed": "the seed of the run",
     "model": "who wrote the answer",
@@ -89,9 +97,16 @@ def dataset_card(
     sources = known["sources"]
     found = dataset_metadata(files)
     preferences = any("rejected" in columns for columns in found.columns.values())
-    writer = sources.get("writer")  # of completions that no pair wrote by itself
+    who = writing_facts(known)
+    steered = who["writing"] in ("steered", "searched")
+    writer = sources.get("model" if steered else "writer")  # of completions that no pair wrote by itself
     decoded = writer is None and (bool(known["stages"].get("decode")) or bool(sources.get("weak_model")))
-    roles = [role for role in ROLES if role != "model" or preferences or not (decoded or writer)]
+    roles = [role for role in ROLES if role != "model" or preferences or steered or not (decoded or writer)]
+    fine_tuned = known["stages"].get("sft") and not who["untouched"] and who["writing"] != "given"
+    if decoded:
+        who["writing"] = "contrast"
+    elif not steered and writer and sources.get("weak_model"):
+        who["writing"], steered = "steered", True
     prompts = hub_id(sources.get("prompts"))
     terms = terms_of(sources, roles, repo_id, "dataset", stated=license)
     settings = {name: value for name, value in known["settings"].items() if name in _WRITING}
@@ -103,7 +118,7 @@ def dataset_card(
         "annotations_creators": ["machine-generated"],
         "language_creators": ["machine-generated"],
         "source_datasets": [prompts] if prompts else None,
-        "tags": (["cong", "weak-to-strong", "contrastive-decoding"] if decoded else [])
+        "tags": (["cong", "weak-to-strong", "contrastive-decoding"] if decoded else ["weak-to-strong"] * steered)
         + ["synthetic", "alignment", "trl", "sft"]
         + (["dpo", "preference"] if preferences else []),
         **found.metadata,
@@ -113,7 +128,7 @@ def dataset_card(
             {**known, "sources": {role: sources.get(role) for role in roles}}, repo_id, (), terms, repositories
         ),
         "configs": list(found.columns),
-        "columns": {name: _columns(columns, decoded) for name, columns in found.columns.items()},
+        "columns": {name: _columns(columns, decoded and not who["given"]) for name, columns in found.columns.items()},
         "splits": table(found.split_rows),
         "split": found.split_rows[0]["split"],
         "config": found.split_rows[0]["config"],
@@ -121,11 +136,12 @@ def dataset_card(
         "base": source_link(sources.get("model")),
         "policy": source_link(sources.get("weak_model")),
         "reference": source_link(sources.get("weak_reference_model")),
-        "prompts": source_link(sources.get("prompts"), "dataset"),
+        "prompts": source_link(sources["prompts"], "dataset") if prompts else None,
+        **who,
         "writer": source_link(writer),
         "decoded": decoded,
-        "cited": ["cong"] if decoded or preferences else [],
-        "fine_tuned": bool(known["stages"].get("sft")),
+        "cited": [*(["cong"] if decoded or preferences else []), *papers(who["writing"])],
+        "fine_tuned": fine_tuned,
         "settings": optional_table(setting_rows(settings)),
         "counts": optional_table(count_rows(known["counts"], ["sft", "dpo"])),
     }

@@ -20,6 +20,15 @@ _LONGEST = 200  # characters of one value
 _PACKAGE = Path(__file__).parents[1]
 
 
+class _Dumper(yaml.SafeDumper):
+    """Quotes what PyYAML takes for text and the Hub, whose YAML is 1.2, for a number: `1e3`."""
+
+
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?(\.?\d[\d_.]*([eE][-+]?\d+)?|0o[0-7]+)"), list("-+.0123456789")
+)
+
+
 class Markdown(str):
     """Text that is Markdown already."""
 
@@ -78,7 +87,7 @@ def table(rows: Sequence[Mapping[str, object]]) -> Markdown:
 def front_matter(metadata: Mapping[str, Any]) -> str:
     """Metadata as YAML; what is `None` or empty is left out."""
     kept = {name: value for name, value in metadata.items() if value is not None and value != []}
-    return yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=1000)
+    return yaml.dump(kept, Dumper=_Dumper, sort_keys=False, width=1000)
 
 
 def render(template: str, facts: Mapping[str, Any], metadata: Mapping[str, Any]) -> str:

@@ -51,7 +51,11 @@ def hub_link(repo_id: str, repo_type: str = "model") -> HubLink:
     check_repo_id(repo_id)
     folder = "datasets/" if repo_type == "dataset" else ""
     text = repo_id.replace("_", "\\_")
-    return HubLink(Markdown(text.split("/")[-1]), Markdown(f"[{text}](https://huggingface.co/{folder}{repo_id})"))
+    title = text.split("/")[-1]
+    return HubLink(
+        code(title) if title.lower().startswith("www.") else Markdown(title),
+        Markdown(f"[{text}](https://huggingface.co/{folder}{repo_id})"),
+    )
 
 
 def source_link(source: Mapping[str, Any] | None, repo_type: str = "model") -> Markdown | None:

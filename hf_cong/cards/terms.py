@@ -102,7 +102,7 @@ def terms_of(
             {"what": Markdown(ROLES[role]), "name": code(source["name"]), "license": license_text(licenses[role])}
             for role, source in known.items()
         ],
-        unknown=[code(source["name"]) for role, source in known.items() if licenses[role] is None],
+        unknown=list(dict.fromkeys(code(source["name"]) for role, source in known.items() if licenses[role] is None)),
         of_data=repo_type == "dataset",
         llama=[_asked(_LLAMA[one], repo_id.split("/")[-1]) for one in found],
     )

@@ -158,7 +158,8 @@ def _written_by(identity: str | None, name: str | None) -> dict[str, Any]:
 
 def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
     engine = manifest.get("engine") or {}
-    contrast = {name: engine.get(name) for name in ("alpha", "plausibility_threshold")}
+    names = {"alpha": "alpha", "steering_beta": "beta", "plausibility_threshold": "plausibility_threshold"}
+    contrast = {setting: engine.get(name) for setting, name in names.items()}
     return {**contrast, **{name: (manifest.get("identity") or {}).get(name) for name in _WRITING}}
 
 

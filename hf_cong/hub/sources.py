@@ -2,6 +2,7 @@
 """What something was made of, as the manifests of cards have it."""
 
 import logging
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def source_of(
     """
     if cached := re.search(r"(?:models|datasets)--([\w.-]+?)--([\w.-]+)/snapshots/([0-9a-f]{40})/?$", name):
         name, commit = f"{cached[1]}/{cached[2]}", cached[3]
-    if is_local(name) and not Path(name).is_dir():
+    if is_local(name) and not os.path.isdir(name):  # of a name that no file can have, too
         return unknown_source(Path(name).name)
     if commit is None and not is_local(name):
         try:

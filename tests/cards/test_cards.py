@@ -11,7 +11,7 @@ import yaml
 from huggingface_hub import DatasetCard, ModelCard
 
 from hf_cong.cards import collection_text, dataset_card, decoding_card, model_card, pair_card
-from hf_cong.cards.rendering import templates
+from hf_cong.cards.rendering import front_matter, templates
 from tests.cards.examples import FILES, KINDS, MANIFEST, REPO_ID, RESULTS, body, source, structure, tokens
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -214,9 +214,68 @@ def test_what_ran_is_what_is_told():
         "trained with DPO on given preferences." in text and "weak" not in text.split("## Citation")[0].split("---")[2]
     )
     unfinished = {name: value for name, value in whole.items() if name != "dpo"}
-    assert "Stage II had not ended" in told(unfinished) and "Stage II had not ended" not in told(whole)
+    assert "The run had not ended" in told(unfinished) and "The run had not ended" not in told(whole)
+    assert "in the middle of **ConG**" in told(unfinished) and "in the middle" not in told(whole)
+    begun = told({"decode": {"train": "decode-train-0"}})  # DPO without stage I is saved in between
+    assert "in the middle of a run. " in begun and "The run had not ended" in begun and "trained with" not in begun
     assert "trained with DPO" in told(whole) and "trained with DPO" not in told(unfinished)
     assert "as stage I left it" in told(whole) and "stage I left" not in told(without_sft)
+
+
+STEERED = {"chosen_from": "steered", "rejected_from": "base", "plausibility_threshold": 0.1, "steering_beta": 4.0}
+SEARCHED = {"chosen_from": "steered", "beam_width": 4, "successors_per_beam": 4, "chunk_length": 5}
+
+
+@pytest.mark.parametrize("kind", ["model", "sft", "adapter", "data"])
+def test_a_steered_run_is_not_called_contrastive_decoding(kind):
+    steered, searched = (KINDS[kind](changed(settings=settings), ()) for settings in (STEERED, SEARCHED))
+    for card in (steered, searched):
+        assert "contrastive-decoding" not in card and "contrastive decoding" not in card and "(1 − α)" not in card
+        assert "steered by a weak pair" in card or "in a search led by a weak pair" in card
+    assert "β·(log π(v) − log π_ref(v))" in steered and "| `steering_beta` | 4.0 |" in steered
+    assert "mitchell2024emulator" in steered and "zhou2024weak" not in steered
+    assert "`beam_width` hypotheses" in searched and "| `chunk_length` | 5 |" in searched and "β" not in searched
+    assert "zhou2024weak" in searched and "mitchell2024emulator" not in searched
+    assert "(1 − α)" in KINDS[kind](MANIFEST, ())
+
+
+def test_rejected_completions_of_the_untouched_model():
+    untouched = changed(settings={**MANIFEST["settings"], "rejected_from": "base"})
+    text = model_card(untouched, repo_id=REPO_ID)
+    assert "a variant of **ConG**" in text and "to samples of the untouched strong model" in text
+    assert "as stage I left it, wrote" not in text and "`rejected_from` | `base`" in text
+    data = dataset_card(untouched, repo_id="org/data", files=FILES)
+    assert "after it was fine-tuned" not in data and "after it was fine-tuned" in KINDS["data"](MANIFEST, ())
+    assert "a variant of" not in model_card(MANIFEST, repo_id=REPO_ID)
+
+
+def test_what_was_given_in_one_split_only():
+    stages = {"decode": {"eval": "d"}, "sft": "s/final", "sample": {"train": "x", "eval": "y"}}
+    stages |= {"pairs": {"train": "p", "eval": "q"}, "dpo": "finished"}
+    text = model_card(changed(stages=stages), repo_id=REPO_ID)
+    assert "fine-tuned on given completions" in text and "Given, not written here: `chosen` of `train`." in text
+    assert "It imitates a contrast" not in text and "contrastive-decoding" not in text
+    text = dataset_card(changed(stages=stages), repo_id="org/data", files=FILES)
+    assert "`chosen` of `train`." in text and "the preferred answer |" in text and "fine-tuned on it" not in text
+    assert "Given, not" not in model_card(MANIFEST, repo_id=REPO_ID)
+
+
+def test_metadata_of_a_pair_names_its_members():
+    data = card_of("pair").data
+    assert data.base_model == ["org/weak-dpo", "Qwen/Qwen2.5-3B-Instruct"] and data.base_model_relation == "merge"
+    assert card_of("steered").data.base_model[0] == "Qwen/Qwen2.5-7B-Instruct"
+
+
+@pytest.mark.parametrize("name", ["1e3", "12E03", "0o17", ".5", "no", "on", "null", "~", "2024-01-01", "1_000", "---"])
+def test_text_is_text_to_every_reader_of_yaml(name):
+    """Readers of YAML 1.2, as the Hub is, see numbers where PyYAML sees none."""
+    line = front_matter({"tags": [name, 1, 0.5, "a\u202eb"]}).splitlines()
+    assert line == ["tags:", f"- '{name}'", "- 1", "- 0.5", '- "a\\u202Eb"']
+    assert "'1e3'" not in yaml.safe_dump(["1e3"])
+
+
+def test_a_title_is_no_address():
+    assert "# `www.evil.example`" in model_card(MANIFEST, repo_id="org/www.evil.example")
 
 
 def test_a_local_source_is_no_link():
@@ -285,6 +344,8 @@ def test_text_of_a_collection():
     assert "2510.07884" in text and "Qwen2.5-7B-Instruct" in text and "α = 0.4" in text and len(text) <= 150
     long = changed(sources={"model": source("o/" + "x" * 90)})
     assert len(collection_text(long)) <= 150 and collection_text({})
+    evil = changed(sources={"model": source("<b>x", None)}, settings={"alpha": "<b>"})
+    assert "<" not in collection_text(evil)
 
 
 def test_templates_print_no_fact_that_is_not_there():

@@ -50,7 +50,19 @@ HOSTILE = {
     "line separators": "zzevil\u2028# b\u2029# c",
     "long": "zzevil" * 2000,
     "long markup": "<b>zzevil</b>|`" * 800,
-    "formula": "$$zzevil$$ \\(x\\)",
+    "formula": "$$zzevil$$ \\(x\\) $zzevil$",
+    "bare address": "www.zzevil.example mail@zzevil.example ftp://zzevil.example",
+    "mention": "@zzevil #123 org/zzevil#1 :tada: GH-1",
+    "footnote": "x[^zzevil]\n\n[^zzevil]: y",
+    "task list": "- [ ] zzevil\n  - [x] b\n    1. c",
+    "windows lines": "x\r\n---\r\nlicense: mit # zzevil\r\n---\r\n# y",
+    "documents": "...\n---\nzzevil: 1\n...\n%YAML 1.1",
+    "yaml bomb": "a: &a [zzevil]\nb: &b [*a,*a,*a]\nc: [*b,*b,*b]",
+    "merge key": "<<: *zzevil",
+    "details block": "<details><summary>zzevil</summary>\n\n# b\n\n</details>",
+    "bibtex": "}\n@misc{zzevil, title={x}}\n```\n# zzevil",
+    "template comment": "{# zzevil #}{%- endblock -%}{{ '%s' % zzevil }}",
+    "marks": "z\u0301\u0301\u0301zevil zzevil\U000e0041\u2800\u3164",
 }
 
 
