@@ -9,8 +9,10 @@ from contextlib import contextmanager
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, HTTPError
-from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils import get_session, validate_repo_id
 
+# Seconds without a byte from the Hub; the client by itself waits for ever, and a training run with it.
+_PATIENCE = 300.0
 _ADVICE = (
     "Make one that may write at https://huggingface.co/settings/tokens, and run `hf auth login` or set `HF_TOKEN`, "
     "which comes first."
@@ -59,7 +61,7 @@ def check_may_create(repo_id: str) -> None:
 @contextmanager
 def explained(what: str) -> Iterator[None]:
     """
-    What fails at the Hub or on the way to it, as one sentence that says what to do.
+    What fails at the Hub or on the way to it, as one sentence that says what to do. Silence is a failure too.
 
     Args:
         what (`str`): What is being written, for the sentence.
@@ -69,6 +71,8 @@ def explained(what: str) -> Iterator[None]:
         RuntimeError: if somebody else changed, deleted or renamed `what` meanwhile.
         ConnectionError: if the Hub cannot be reached, is busy or fails, after the retries of huggingface_hub.
     """
+    session = get_session()
+    patience, session.timeout = session.timeout, _PATIENCE
     try:
         yield
     except (HTTPError, RuntimeError) as error:
@@ -104,6 +108,8 @@ def explained(what: str) -> Iterator[None]:
                 "the same command later, which sends what is missing."
             ) from None  # the addresses of uploads are keys to them
         raise
+    finally:
+        session.timeout = patience
 
 
 def _whoami() -> dict:

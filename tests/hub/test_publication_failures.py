@@ -5,9 +5,11 @@ import json
 import multiprocessing
 import os
 import signal
+import threading
 
 import pytest
 from huggingface_hub import HfApi
+from huggingface_hub.utils import get_session
 
 from hf_cong.hub.publication import MARKER, preflight, publish
 from tests.hub.git import File
@@ -119,6 +121,24 @@ def test_a_connection_that_breaks_is_a_hub_that_cannot_be_reached(hub, model, mo
             publish(publication("alice/hangs-up", model))
     publish(publication("alice/hangs-up", model))
     came_whole("alice/hangs-up", model)
+
+
+def test_a_hub_that_falls_silent_is_not_waited_for_for_ever(hub, model, monkeypatch):
+    goes_on = threading.Event()
+
+    def falls_silent(method, address):
+        if "/commit/" in address:
+            goes_on.wait(60)
+
+    with monkeypatch.context() as silence:
+        silence.setattr(hub, "misbehave", falls_silent)
+        silence.setattr("hf_cong.hub.account._PATIENCE", 2.0)
+        with pytest.raises(ConnectionError, match="cannot be reached .*timed out.* repeat the same command"):
+            publish(publication("alice/silent", model))
+    goes_on.set()
+    assert get_session().timeout.read is None  # others wait as long as they like
+    assert not publish(publication("alice/silent", model)).changed  # it had only not answered
+    came_whole("alice/silent", model)
 
 
 @pytest.mark.parametrize("second", [RUN, OTHER_RUN])
