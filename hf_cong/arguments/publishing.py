@@ -30,8 +30,8 @@ class PublishArguments:
             a dry run too.
         collection (`bool`, *optional*, defaults to `True`): Whether a run's repositories are gathered in a collection.
         dry_run (`bool`, *optional*, defaults to `False`): Whether to only show what would be written: files with their
-            sizes, what stays here and why, the card, and who sees it. It asks nobody, so it does not know of results
-            that are on the Hub already and stay in the card.
+            sizes, what stays here and why, the card, and who sees it. Needs no token and no network, and so does not
+            know of results that are on the Hub already and stay in the card.
         replace (`bool`, *optional*, defaults to `False`): Whether to write over what something else than this source
             left in the repository. On the command line only.
     """

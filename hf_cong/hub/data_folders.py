@@ -52,10 +52,11 @@ def dataset_publication(
 
     Raises:
         FileNotFoundError: if there is no such folder, or the command that writes it has not ended.
-        ValueError: if a file is not as its manifest describes it, or two are of one configuration.
+        ValueError: if a file is not as its manifest describes it, two are of one configuration, or one model wrote the
+            one and a pair the other.
     """
-    files, left, runs, origins = {}, [], {}, []
-    manifest = {"sources": {}, "settings": {}, "counts": {}, "versions": {}}
+    files, left, runs, origins, settings = {}, [], {}, [], []
+    manifest = {"sources": {}, "counts": {}, "versions": {}}
     for folder in map(Path, folders):
         check_folder(folder, "dataset")
         found = read_manifest(folder / "manifest.json")
@@ -80,13 +81,20 @@ def dataset_publication(
         origins += [origin for source in written.values() if (origin := source.get("prompts"))]
         runs[config] = {role: source.get("identity", source) for role, source in written.items()}
         runs[config]["drop_truncated"] = found.get("drop_truncated")
-        manifest["sources"] |= _writers(written)
-        first = next(iter(written.values()))  # the completions, or the chosen ones
-        manifest["settings"] |= {**_settings(first), "drop_truncated": found.get("drop_truncated")}
+        sources = _writers(written)
+        if len({("writer" in one, "weak_model" in one) for one in (sources, manifest["sources"]) if one}) > 1:
+            raise ValueError(
+                f"{folder} and {folders[0]} were not written alike: by one model, a pair, or a model that a pair "
+                "steered. Publish them as two datasets."
+            )
+        for role, source in sources.items():
+            manifest["sources"][role] = _both(manifest["sources"].get(role, source), source)
+        settings += [*map(_settings, written.values()), {"drop_truncated": found.get("drop_truncated")}]
         manifest["counts"]["dpo/train" if config == "preferences" else "sft/train"] = found["counts"]
         manifest["versions"] |= found["versions"]
     manifest["run"] = content_key(runs)
     manifest["sources"]["prompts"] = _prompts(prompts, origins)
+    manifest["settings"] = {name: _several([one.get(name) for one in settings]) for one in settings for name in one}
     card = dataset_card(manifest, repo_id=repo_id, files=files, license=license, language=language)
     return Publication(
         repo_id=repo_id,
@@ -118,6 +126,16 @@ def _writers(written: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     for side, manifest in written.items():
         sources |= {"model": _writer(manifest)} if side == "rejected" else _members(manifest)
     return sources
+
+
+def _both(source: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    return source if source == other else unknown_source(f"{source['name']} and {other['name']}")
+
+
+def _several(values: list[Any]) -> Any:
+    """The one value of a setting; all of them if it had several."""
+    found = list(dict.fromkeys(value for value in values if value is not None))
+    return found if len(found) > 1 else next(iter(found), None)
 
 
 def _members(manifest: dict[str, Any]) -> dict[str, dict[str, Any]]:

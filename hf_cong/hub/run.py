@@ -83,16 +83,23 @@ def run_publications(
         FileNotFoundError: if `output_dir` holds no run, or lacks files of it.
         ValueError: if the run has made nothing of what is asked for, or something that is not published.
     """
-    if unknown := sorted(set(stages) - set(_MADE)):
-        raise ValueError(f"`stages` holds {unknown[0]!r:.80}; a run has {', '.join(_MADE)}. Correct it.")
+    if not stages or set(stages) - set(_MADE):
+        raise ValueError(f"`stages` is {list(stages)!r:.80}; a run has {', '.join(_MADE)}. Name some of these.")
     made = [stage for stage in _made(output_dir) if stage in stages]
     if lacking := [stage for stage in stages if stage not in made]:
-        logger.warning("The run in %s has made no %s (yet): not published.", output_dir, ", no ".join(lacking))
+        logger.warning("The run in %s has made no %s: not published.", output_dir, ", no ".join(lacking))
     if not made:
         raise ValueError(
-            f"The run in {output_dir} has made none of {', '.join(stages)} so far. Repeat the command that began it: "
-            "it goes on."
+            f"The run in {output_dir} has made none of {', '.join(stages)}. If it has not ended, repeat the command "
+            "that began it: it goes on. What its data had already, it does not make."
         )
+    for name, value, of in (
+        ("evaluation", evaluation, {"model"}),
+        ("system", system, {"model"}),
+        ("base_model", base_model, {"model", "sft"}),
+    ):
+        if value is not None and not of & set(made):
+            raise ValueError(f"`{name}` is for the model, and what is published is {', '.join(made)}. Leave it out.")
     about = {"private": private, "license": license, "language": language}
     measured = {"evaluation": evaluation, "system": system}
     return [
@@ -278,7 +285,7 @@ def _made(output_dir: str | Path) -> list[str]:
 
 def _data_files(root: Path, stages: Mapping[str, Mapping[str, str]]) -> dict[str, bytes]:
     """The configurations `sft` and `preferences`, as far as they exist: exactly the rows that are trained on."""
-    files = {}
+    files, names = {}, _split_names({**stages.get("rows", {}), **stages.get("pairs", {})})
     for split, directory in stages.get("rows", {}).items():
         rows = load_from_disk(root / directory)
         completions = root / stages["decode"][split] / "completions.parquet"
@@ -288,10 +295,10 @@ def _data_files(root: Path, stages: Mapping[str, Mapping[str, str]]) -> dict[str
             column = [about[prompt_id][name] for prompt_id in rows["prompt_id"]]
             if any(value is not None for value in column):
                 rows = rows.add_column(name, column)
-        files[f"sft/{_split(split)}.parquet"] = _parquet(rows)
+        files[f"sft/{names[split]}.parquet"] = _parquet(rows)
     for split, directory in stages.get("pairs", {}).items():
         rows = load_from_disk(root / directory / "dataset")
-        files[f"preferences/{_split(split)}.parquet"] = _parquet(rows)
+        files[f"preferences/{names[split]}.parquet"] = _parquet(rows)
     return files
 
 
@@ -301,6 +308,12 @@ def _parquet(rows: Dataset) -> bytes:
     return content.getvalue()
 
 
-def _split(name: str) -> str:
-    """The name of a split as the Hub knows them."""
-    return re.sub(r"\W", "_", name, flags=re.ASCII)
+def _split_names(splits: Iterable[str]) -> dict[str, str]:
+    """The names of splits as the Hub knows them, no two alike."""
+    names = {}
+    for split in splits:
+        name = re.sub(r"\W", "_", split, flags=re.ASCII)
+        while name in names.values():
+            name += "_"
+        names[split] = name
+    return names

@@ -32,6 +32,7 @@ from tests.tiny import tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
 SHAPE = {"vocab_size": 320}
 TEXT = "tell me about a kind cat"
 CHATS = [[{"role": "user", "content": f"tell me about a {animal}"}] for animal in ("cat", "dog", "fox", "owl")]
+EVALUATED = {"größe": CHATS[:1], "grüße": CHATS[1:3]}
 COMMAND = [sys.executable, "-m", "hf_cong.cli", "publish"]
 SECRET = "hf_" + "a1B2" * 8
 
@@ -203,6 +204,24 @@ def test_a_card_names_who_wrote_and_whose_the_prompts_are(hub, folders, publish)
     assert "unrecorded prompts" in by_pair and "license: unknown" in by_pair
 
 
+def test_folders_of_several_settings(hub, folders, publish, tmp_path):
+    pair = ContrastivePairForCausalLM.from_pair(str(folders / "reference"), str(folders / "policy"), alpha=0.5)
+    pair.save_pretrained(tmp_path / "pair")
+    options = {"tokenizer": tiny_tokenizer(), "output_dir": tmp_path / "chosen"}
+    generate_completions(CHATS, pair, seed=7, max_new_tokens=5, **options)
+    both = (tmp_path / "chosen", folders / "samples")
+    build_preference_dataset(*both, output_dir=tmp_path / "preferences", drop_truncated=False)
+    command = ("dataset", "--repo_id", "org/publish-several", "--dry_run", "--source")
+    status, out, err = publish(*command, folders / "completions", tmp_path / "preferences")
+    assert status == 0, err
+    assert "| `alpha` | `0.3, 0.5` |" in out and "| `seed` | `0, 7, 1` |" in out
+    assert "| `max_new_tokens` | `6, 5` |" in out and "| `top_p` | 0.95 |" in out
+    assert "weak policy, after alignment | `policy and reference` |" in out
+    # What a model wrote was not steered by the pair that wrote something else.
+    status, out, err = publish(*command, folders / "samples", tmp_path / "preferences")
+    assert status == 2 and "were not written alike" in err and out == ""
+
+
 def test_prompts_of_the_hub_are_known(hub, folders, publish, tmp_path):
     hub.add("alice/publish-asked", {"README.md": "---\nlicense: cc-by-4.0\nlanguage: de\n---\n"}, kind="datasets")
     for name, chats in (("asked", CHATS), ("others", CHATS[:2])):
@@ -222,7 +241,7 @@ def test_prompts_of_the_hub_are_known(hub, folders, publish, tmp_path):
     )
     at = HfApi().dataset_info("alice/publish-asked").sha
     command = ("dataset", "--repo_id", "org/publish-known", "--dry_run", "--source")
-    for sources in (["named"], ["loaded"], ["p"], ["loaded", "p"]):
+    for sources in (["named"], ["loaded"], ["p"]):
         status, out, err = publish(*command, *(tmp_path / name for name in sources))
         assert status == 0, err
         assert "source_datasets:\n- alice/publish-asked" in out and "cc-by-4.0" in out and "language:\n- de" in out
@@ -278,6 +297,7 @@ def run(folders, tmp_path_factory) -> Path:
         str(folders / "model"),
         args=args,
         train_dataset=Dataset.from_dict({"prompt": CHATS}),
+        eval_dataset={name: Dataset.from_dict({"prompt": chats}) for name, chats in EVALUATED.items()},
         weak_model=str(folders / "policy"),
         weak_reference_model=str(folders / "reference"),
     )
@@ -305,7 +325,9 @@ def test_a_run(hub, run, publish):
     assert greedy(AutoModelForCausalLM.from_pretrained("org/publish-run"), prompt) == greedy(trained, prompt)
     pair = AutoModelForCausalLM.from_pretrained("org/publish-run-pair")
     assert greedy(pair, prompt) == oracle_greedy(*tiny_pair("llama", **SHAPE), prompt, alpha=0.3, max_new_tokens=8)
-    assert load_dataset("org/publish-run-data", "preferences", split="train")["prompt"] == CHATS
+    for config in ("sft", "preferences"):  # no split is another's
+        rows = load_dataset("org/publish-run-data", config)
+        assert [split["prompt"] for split in rows.values()] == [CHATS, *EVALUATED.values()]
     commits = [head(hub, name.removeprefix("datasets/"), "datasets" if "data" in name else "models") for name in names]
     status, out, err = publish(*command)
     assert status == 0 and out.count(" is unchanged") == 4, err
@@ -314,6 +336,24 @@ def test_a_run(hub, run, publish):
     ]
     everything = b"".join(file.content for commit, _ in commits for file in commit.files.values())
     assert str(run).encode() not in everything and b"pytest-of" not in everything
+
+
+@pytest.mark.parametrize(
+    ("values", "match"),
+    [
+        ({"stages": []}, "`stages` is []"),
+        ({"stages": ["data", "pairs"]}, "`stages` is ['data', 'pairs']"),
+        ({"stages": "pair"}, "`stages` is 'pair'"),
+        ({"stages": ["data", "sft"], "evaluation": "nowhere"}, "`evaluation` is for the model"),
+        ({"stages": ["data"], "base_model": "org/base"}, "`base_model` is for the model"),
+        ({"system": "ConG"}, "`system` is one of an evaluation"),
+    ],
+)
+def test_what_a_recipe_of_a_run_cannot_say(hub, run, publish, tmp_path, values, match):
+    (tmp_path / "publish.yaml").write_text(json.dumps({"source": str(run), "repo_id": "org/publish-said", **values}))
+    since = len(hub.requests)
+    status, out, err = publish("--config", tmp_path / "publish.yaml")
+    assert status == 2 and match in err and out == "" and not writes(hub, since)
 
 
 def test_results_stay_with_their_weights(hub, folders, run, publish, tmp_path, caplog):
