@@ -43,7 +43,10 @@ _PAIRS = {
     for model in (ContrastivePairForCausalLM, ContrastiveLoraPairForCausalLM, EmulatedFineTuningForCausalLM)
 }
 # Where versions of transformers wrote down what something was loaded from, which none of them reads.
-_LOADED_FROM = ("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file")
+_LOADED_FROM = (
+    *("_name_or_path", "name_or_path", "special_tokens_map_file", "tokenizer_file", "vocab_file", "merges_file"),
+    "cache_dir",
+)
 # Why something stays: the first that fits.
 _REASONS = {
     r"(.*/)?\..*": "hidden",
@@ -194,8 +197,12 @@ def _check_weights(files: dict[str, Path | bytes], folder: Path) -> None:
     if "model.safetensors" in files:
         named = set()
         files.pop("model.safetensors.index.json", None)
+    elif "model.safetensors.index.json" not in files:
+        raise FileNotFoundError(
+            f"{folder} has no model.safetensors. Pass a folder that `save_pretrained` wrote to its end: weights leave "
+            "this machine as safetensors only."
+        )
     else:
-        _require(files, folder, "model.safetensors.index.json")
         index = files["model.safetensors.index.json"]
         weights = _load(index).get("weight_map")
         named = set(map(str, weights.values())) if isinstance(weights, dict) else set()
@@ -286,7 +293,7 @@ def _left(found: dict[str, Path], files: dict[str, Path | bytes]) -> tuple[str, 
 def _load(path: Path) -> dict:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
         raise ValueError(f"{path} is damaged: it must hold one JSON object. Save it again.")

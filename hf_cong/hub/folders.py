@@ -285,7 +285,7 @@ def _weights_key(files: dict[str, Path | bytes]) -> str:
 
 
 def _warn_without_tokenizer(folder: Path, files: dict[str, Path | bytes]):
-    if "tokenizer_config.json" not in files:
+    if not any(name.startswith(("tokenizer", "vocab", "spiece", "sentencepiece", "tekken")) for name in files):
         logger.warning(
             "%s has no tokenizer, and who loads it will miss one: `tokenizer.save_pretrained` there.", folder
         )

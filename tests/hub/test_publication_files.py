@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import hf_cong.hub.files
 from hf_cong.hub.files import check_clashes, check_path, is_local, select_files
+from hf_cong.hub.folders import model_publication
 from hf_cong.hub.publication import publish
 from hf_cong.pair import ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM
 from tests.hub.publishing import contents, publication
@@ -119,10 +120,15 @@ def test_a_hub_id_in_a_configuration_stays(saved, tmp_path):
     path.write_text(json.dumps({**config, "_name_or_path": "org/weak"}))
     assert select_files(tmp_path / "model", "model").files["config.json"] == path
     tokenizer = tmp_path / "model" / "tokenizer_config.json"
-    tokenizer.write_text('{"name_or_path": "./weak", "tokenizer_file": "/cache/t.json", "model_max_length": 5}')
-    assert json.loads(select_files(tmp_path / "model", "model").files["tokenizer_config.json"]) == {
-        "model_max_length": 5
+    kept = {"model_max_length": 5, "vocab_file": "vocab.json"}
+    local = {
+        "name_or_path": "./weak",
+        "tokenizer_file": "/a/t.json",
+        "merges_file": "/a/m.txt",
+        "cache_dir": "/home/me",
     }
+    tokenizer.write_text(json.dumps({**kept, **local}))
+    assert json.loads(select_files(tmp_path / "model", "model").files["tokenizer_config.json"]) == kept
 
 
 def test_names_of_this_machine(tmp_path, monkeypatch):
@@ -228,7 +234,7 @@ def test_an_index_that_names_other_files_is_refused(tmp_path, index):
         select_files(tmp_path, "model")
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{", "\x00"])
+@pytest.mark.parametrize("content", ["", "[]", "{", "\x00", "[" * 100_000], ids=lambda text: ascii(text[:5]))
 def test_a_damaged_configuration_is_refused(tmp_path, content):
     save_file({}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(content)
@@ -243,6 +249,24 @@ def test_a_folder_of_something_else_is_refused(tmp_path, kind):
         select_files(tmp_path, kind)
     with pytest.raises(FileNotFoundError, match="must be a directory"):
         select_files(tmp_path / "pytorch_model.bin", kind)
+
+
+def test_weights_in_a_pickle_are_refused(tmp_path):
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(FileNotFoundError, match="has no model.safetensors. .* safetensors only"):
+        select_files(tmp_path, "model")
+
+
+def test_a_model_without_a_tokenizer_is_told_of(tmp_path, caplog):
+    tiny_model("gpt2").save_pretrained(tmp_path)
+    model_publication(tmp_path, repo_id="alice/silent")
+    assert "has no tokenizer, and who loads it will miss one" in caplog.text
+    caplog.clear()
+    for name in ("vocab.json", "merges.txt"):  # all that GPT-2's is
+        (tmp_path / name).write_text("{}")
+    model_publication(tmp_path, repo_id="alice/silent")
+    assert not caplog.text
 
 
 def test_links_out_of_the_folder_are_refused(saved, tmp_path):
