@@ -33,12 +33,12 @@ _KINDS = {
     # Nothing but the name before them tells these from a hash.
     "a key in a setting": (
         ("key", "KEY", "Key", "token", "TOKEN", "Token"),
-        r"(?i:api|access|secret|auth|session|hub)[_-]?(?i:key|token)[\"'\\\s:=]{1,8}"
+        r"(?i:api|access|secret|auth|session|hub)[ _-]?(?i:key|token)[\"'\\\s:=]{1,8}"
         r"(?=[A-Za-z+/]{0,40}\d)[A-Za-z0-9+/]{24,}",
     ),
     "a Weights & Biases key": (
         ("wandb", "WANDB"),
-        r"(?i:wandb)(?:(?!(?i:commit|hash|rev|sha))[^@/]){0,60}?(?<![\da-f])[\da-f]{40}(?![\da-f])",
+        r"(?i:wandb)(?:(?!(?i:api|commit|hash|rev|sha))[^@/]){0,60}?(?<![\da-f])[\da-f]{40}(?![\da-f])",
     ),
     # In JSON the lines of a key end with backslashes and a letter.
     "a private key": (
@@ -93,7 +93,8 @@ def redact(text: str) -> str:
 
 def _secrets(text: str) -> dict[str, str]:
     """Every secret in a text, with its kind."""
-    own = {get_token() or "", *(value for name, value in os.environ.items() if _OWN.search(name))}
+    # A short value could be any word.
+    own = {value for name, value in os.environ.items() if _OWN.search(name) and len(value) >= 12} | {get_token() or ""}
     found = {secret: "a token of this session" for secret in own if len(secret) >= 8 and secret in text}
     for kind, (starts, pattern) in _KINDS.items():
         if any(start in text for start in starts):

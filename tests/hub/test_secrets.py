@@ -47,7 +47,7 @@ KINDS = {
     ],
     "a key in a setting": [
         *("AWS_SECRET_ACCESS_KEY=" + "aB3/" * 10, "aws_secret_access_key = " + "aB3/" * 10, "api-key: '" + "0aF1" * 8),
-        *('SecretAccessKey": "' + "aB3/" * 10, 'OPENAI_API_KEY\\": \\"' + "0af1" * 10, "HF_HUB_TOKEN=" + "aB3d" * 9),
+        *('SecretAccessKey": "' + "aB3/" * 10, 'WANDB_API_KEY\\": \\"' + "0af1" * 10, "HF_HUB_TOKEN=" + "aB3d" * 9),
     ],
     "a Weights & Biases key": [
         *("wandb login " + "0af1" * 10, 'wandb": {"key": "' + "0af1" * 10),
@@ -123,8 +123,10 @@ def test_the_secrets_of_this_session_are_known_whatever_they_look_like(monkeypat
     monkeypatch.setenv("HF_TOKEN", "another")
     assert find_secret("the token is alice-writes.") is None
     for name in ("OPENAI_API_KEY", "WANDB_API_KEY", "AWS_SECRET_ACCESS_KEY", "GIT_TOKEN", "DATABASE_PASSWORD"):
-        monkeypatch.setenv(name, f"of-{name}")
-        assert redact(f"key: of-{name}") == "key: ***"
+        monkeypatch.setenv(name, f"mine-of-{name}")
+        assert redact(f"key: mine-of-{name}") == "key: ***"
+    monkeypatch.setenv("DATABASE_PASSWORD", "postgres")
+    assert find_secret("a table of postgres") is None
     monkeypatch.setenv("TOKENIZERS_PARALLELISM", "no-secret-at-all")
     assert find_secret("no-secret-at-all") is None
 
