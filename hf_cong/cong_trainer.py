@@ -297,7 +297,6 @@ class ConGTrainer(DPOTrainer):
             result = super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
         leave_if_stopped(self)
         self._chain.stages["dpo"] = "finished"
-        self._record.measures["dpo"] = last_measures(self.state.log_history)
         if self.args.push_stages_to_hub:
             self.push_to_hub()
         else:
@@ -324,6 +323,8 @@ class ConGTrainer(DPOTrainer):
     def _keep(self, **card: str | list[str] | None):
         """Saves the model as it is, the manifest, and the card."""
         self._begin()
+        if self.state.log_history:
+            self._record.measures["dpo"] = last_measures(self.state.log_history)
         self.save_model(_internal_call=True)
         self._record.write()
         self.create_model_card(**card)
@@ -363,13 +364,21 @@ class ConGTrainer(DPOTrainer):
             [`Published`]: where it is, in the main process.
 
         Raises:
-            ValueError: for the other arguments of transformers: `token`, `revision` and `blocking=False`.
+            ValueError: for the other arguments of transformers: `token`, `revision` and `blocking=False`; or if the
+                run has ended in another launch, and this trainer has its untrained model.
             RuntimeError: if something could not be published. It is all on disk.
         """
         if revision is not None or not blocking:
             raise ValueError("`push_to_hub` waits, and writes the main branch: leave out `revision` and `blocking`.")
         self.callback_handler.on_push_begin(self.args, self.state, self.control)
         self.init_hf_repo(token, private)
+        self._begin()
+        if self.state.global_step == 0 and self._record.finished:
+            raise ValueError(
+                f"This trainer has not trained, and {self.args.output_dir} has the model of the same run when it had "
+                "ended, which `push_to_hub` would replace. Publish that one with `hf-cong publish run --source "
+                f"{self.args.output_dir}`, or call `train` first."
+            )
         self._keep(**kwargs)
         return None if self._record.pushes is None else self._record.pushes.finish(commit_message)
 

@@ -19,6 +19,7 @@ from .chain import Chain
 from .checkpoints import commit_of, content_key, settings_identity
 from .hub.files import is_local
 from .hub.run import RunPushes
+from .hub.secrets import check_secrets
 from .hub.sources import source_of, unknown_source
 from .journal import read_manifest, replacing, write_manifest
 from .prompts import prompts_origin
@@ -119,6 +120,7 @@ class RunRecord:
         """
         if not self._main:
             return
+        check_secrets({"the card's words": f"{model_name}\n{dataset_name}\n{tags}".encode()})
         if dataset_name is not None and dataset_name != self.facts["sources"]["prompts"]["name"]:
             self.facts["sources"]["prompts"] = source_of(dataset_name, repo_type="dataset")
         if tags is not None:
@@ -137,6 +139,11 @@ class RunRecord:
         )
         with replacing(output_dir / "README.md") as temporary:
             temporary.write_text(card, encoding="utf-8")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has ended, in this launch or in an earlier one."""
+        return self._main and "dpo" in self._content()["stages"]
 
     @property
     def _path(self) -> Path:

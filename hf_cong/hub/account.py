@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from huggingface_hub import HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, HTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError
 from huggingface_hub.utils import get_session, validate_repo_id
 
 # Seconds without a byte from the Hub; the client by itself waits for ever, and a training run with it.
@@ -27,7 +27,10 @@ def full_repo_id(repo_id: str) -> str:
         ValueError: if the Hub knows no such names.
         PermissionError: if the name is bare and nobody is logged in, or the token is not valid.
     """
-    validate_repo_id(repo_id)
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"{str(error)[:300]} Choose another `repo_id`, of a trainer its `hub_model_id`.") from None
     if "/" in repo_id:
         return repo_id
     with explained(repo_id):
