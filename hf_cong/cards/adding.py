@@ -11,7 +11,12 @@ from .facts import result_facts
 from .rendering import render_body
 from .results import Result, model_index
 
-_SECTION = re.compile(r"^## Results[ \t]*$.*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)
+# In fenced code a line that begins with `#` is no heading.
+_FENCE = r"^(?P<{0}>`{{3,}}|~{{3,}}).*?^(?P={0})"
+_SECTION = re.compile(
+    rf"{_FENCE.format('before')}|(?P<section>^## Results[ \t\r]*$(?:{_FENCE.format('within')}|.)*?(?=^##? |\Z))",
+    re.MULTILINE | re.DOTALL,
+)
 
 
 def add_results(card: str, results: Sequence[Result], *, system: str, name: str, replace: bool = False) -> str:
@@ -78,12 +83,16 @@ def keep_results(card: str, earlier: str, *, replace: bool = False) -> str:
 
 
 def _section(card: str) -> str | None:
-    found = _SECTION.search(card)
+    found = _find(card)
     return None if found is None else found[0].strip()
 
 
+def _find(card: str) -> re.Match | None:
+    return next((found for found in _SECTION.finditer(card) if found["section"]), None)
+
+
 def _with_section(card: str, section: str) -> str:
-    there = _SECTION.search(card)
+    there = _find(card)
     if there[0].strip() == section:
         return card
     return f"{card[: there.start()]}{section}\n\n{card[there.end() :]}".rstrip() + "\n"

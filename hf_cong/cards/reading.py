@@ -71,7 +71,7 @@ def _read_file(file: Path) -> list[Result]:
         raise ValueError(f"{file} is no JSON: {error}. Repeat the evaluation that wrote it.") from None
     if isinstance(content, dict) and isinstance(content.get("results"), dict):
         of_ours = {"rows": list, "systems": dict, "settings": dict}
-        if all(isinstance(content.get(name), kind) for name, kind in of_ours.items()):
+        if all(isinstance(content.get(name), kind) for name, kind in of_ours.items()) and _are_rows(content["rows"]):
             return _read_comparison(content)
         if "rows" not in content and all(isinstance(scores, dict) for scores in content["results"].values()):
             return _read_lm_eval(content)
@@ -81,8 +81,13 @@ def _read_file(file: Path) -> list[Result]:
     )
 
 
+def _are_rows(rows: list[object]) -> bool:
+    names = ("system", "task", "metric")
+    return all(isinstance(row, dict) and all(isinstance(row.get(name), str) for name in names) for row in rows)
+
+
 def _read_comparison(content: Mapping[str, Any]) -> list[Result]:
-    limit, baseline = content["settings"]["limit"], content["settings"]["baseline"]
+    limit, baseline = content["settings"].get("limit"), content["settings"].get("baseline")
     found = []
     for row in content["rows"]:
         value = _number(row.get("score"))
@@ -102,7 +107,7 @@ def _read_comparison(content: Mapping[str, Any]) -> list[Result]:
                 documents=row.get("documents"),
                 num_fewshot=row.get("num_fewshot"),
                 higher_is_better=row.get("higher_is_better"),
-                model=_measured(content["systems"].get(row["system"], {})),
+                model=_measured(_part(content, "systems", row["system"])),
                 difference=row.get("difference"),
                 reading=row.get("reading"),
                 baseline=baseline,
@@ -120,19 +125,19 @@ def _measured(settings: Mapping[str, Any]) -> str | None:
 
 def _read_lm_eval(content: Mapping[str, Any]) -> list[Result]:
     system, model = _named(content)
-    limit = content.get("config", {}).get("limit")
+    limit = _part(content, "config").get("limit")
     # A group that has a score stands for its members.
-    subtasks = content.get("group_subtasks", {})
-    members = {
-        name for group, names in subtasks.items() if _scores(content["results"].get(group, {})) for name in names
-    }
+    members = set()
+    for group, names in _part(content, "group_subtasks").items():
+        if isinstance(names, list) and _scores(_part(content, "results", group)):
+            members |= set(map(str, names))
     found = []
     for task, scores in content["results"].items():
         if task in members:
             continue
-        config = content.get("configs", {}).get(task, {})
+        config = _part(content, "configs", task)
         dataset = config.get("dataset_path")
-        shots = content.get("n-shot", {}).get(task)
+        shots = _part(content, "n-shot").get(task)
         for metric, kind, value in _scores(scores):
             if value is None:
                 logger.warning("%s of %s is no finite number, so it is not on the card.", metric, task)
@@ -145,9 +150,9 @@ def _read_lm_eval(content: Mapping[str, Any]) -> list[Result]:
                     filter=None if kind == "none" else kind,
                     value=value,
                     stderr=_number(scores.get(f"{metric}_stderr,{kind}")),
-                    documents=content.get("n-samples", {}).get(task, {}).get("effective"),
+                    documents=_part(content, "n-samples", task).get("effective"),
                     num_fewshot=shots if isinstance(shots, int) else None,
-                    higher_is_better=content.get("higher_is_better", {}).get(task, {}).get(metric),
+                    higher_is_better=_part(content, "higher_is_better", task).get(metric),
                     dataset=dataset if _is_dataset(dataset) else None,
                     config=config.get("dataset_name") if _is_dataset(dataset) else None,
                     split=config.get("test_split") or config.get("validation_split"),
@@ -161,9 +166,8 @@ def _read_lm_eval(content: Mapping[str, Any]) -> list[Result]:
 
 def _named(content: Mapping[str, Any]) -> tuple[str, str | None]:
     """What a run of lm-eval calls its model, and that model's path or id unless it was steered by something else."""
-    arguments = content.get("config", {}).get("model_args")
-    arguments = arguments if isinstance(arguments, dict) else {}
-    model = arguments.get("peft") or content.get("model_name") or "model"
+    arguments = _part(content, "config", "model_args")
+    model = str(arguments.get("peft") or content.get("model_name") or "model")
     name = model if _is_dataset(model) and not Path(model).exists() else Path(model).name
     steered = sorted(_STEERING & arguments.keys())
     if steered:
@@ -171,9 +175,20 @@ def _named(content: Mapping[str, Any]) -> tuple[str, str | None]:
     return name, model
 
 
-def _trial(limit: float | None) -> str | None:
+def _part(content: Mapping[str, Any], *names: str) -> Mapping[str, Any]:
+    """A part of a file that others may have written; `{}` if there is none."""
+    for name in names:
+        content = content.get(name)
+        if not isinstance(content, dict):
+            return {}
+    return content
+
+
+def _trial(limit: object) -> str | None:
     if limit is None:
         return None
+    if _number(limit) is None:
+        return "a trial on a part of the documents"
     return f"a trial on the first {f'{limit:g}' if limit >= 1 else f'{100 * limit:g} percent of the'} documents"
 
 

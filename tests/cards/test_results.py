@@ -10,7 +10,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 
-from hf_cong.cards import Result, eval_results_files, measured_as, model_card, read_results
+from hf_cong.cards import Result, add_results, eval_results_files, measured_as, model_card, read_results
 from tests.cards.examples import MANIFEST, RESULTS
 
 
@@ -242,6 +242,8 @@ WRONG = {
     "no results": "{}",
     "numbers": '{"results": {"a": 1}}',
     "half an evaluation": '{"results": {}, "rows": []}',
+    "rows of nothing": '{"results": {}, "rows": [1], "systems": {}, "settings": {}}',
+    "rows without names": '{"results": {}, "rows": [{"score": 1}], "systems": {}, "settings": {}}',
 }
 
 
@@ -257,6 +259,25 @@ def test_what_is_no_evaluation_is_refused(tmp_path, name):
     (tmp_path / "evaluation.json").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ValueError, match=r"evaluation\.json"):
         read_results(tmp_path)
+
+
+@pytest.mark.parametrize("part", sorted(PUBLIC.keys() - {"results"}))
+@pytest.mark.parametrize("junk", [None, [], "x", 3, {"a": "b"}, {"gsm8k": None}, {"limit": "x", "model_args": []}])
+def test_other_parts_of_a_file_may_be_anything(tmp_path, part, junk):
+    found = read_results(written(tmp_path, {**PUBLIC, part: junk}))
+    assert ("gsm8k", 0.7) in {(result.task, result.value) for result in found}
+    model_card(MANIFEST, repo_id="org/x", results=found, system=found[0].system)
+
+
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_results_stay_within_their_section(newline):
+    """In a card by someone else: what comes before and after, and the same words in code, are not of the section."""
+    before = "# x\n\n```md\n## Results\nof code\n```\n\n## Results\n\n```bash\n## old\n```\nold\n\n"
+    after = "# Appendix\n\nKept.\n\n## License\n\nKept too.\n"
+    card = (before + after).replace("\n", newline)
+    found = add_results(card, RESULTS, system="ConG", name="x", replace=True).replace("\r\n", "\n")
+    assert "## Results\nof code" in found and found.endswith(after) and "old" not in found
+    assert found.count("## Results\n") == 2 and "`0.7123 ± 0.013`" in found
 
 
 def test_a_judge_is_named_as_such():
