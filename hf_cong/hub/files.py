@@ -242,7 +242,7 @@ def _tell_of_code(files: dict[str, Path | bytes], folder: Path) -> None:
             "The model in %s needs %s, which is not published: code leaves this machine by your own hand only. Upload "
             "it after you have read it; later pushes keep it.",
             folder,
-            ", ".join(sorted(modules)),
+            redact(", ".join(sorted(modules))),
         )
 
 

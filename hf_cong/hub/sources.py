@@ -12,6 +12,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, OfflineModeIsEnabl
 
 from ..cards import describe_source
 from .files import is_local
+from .secrets import find_secret, redact
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ def source_of(
         name, commit = f"{cached[1]}/{cached[2]}", cached[3]
     if is_local(name) and not os.path.isdir(name):  # of a name that no file can have, too
         return unknown_source(Path(name).name)
+    if not is_local(name) and find_secret(f"{name} {revision}"):
+        return unknown_source(redact(name))  # the Hub is not asked for it either
     if commit is None and not is_local(name):
         try:
             commit = HfApi().repo_info(name, revision=revision, repo_type=repo_type, timeout=10.0).sha

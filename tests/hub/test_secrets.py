@@ -16,8 +16,10 @@ from safetensors.numpy import save_file
 
 import hf_cong
 from hf_cong.hub.collection import Item, gather
+from hf_cong.hub.files import select_files
 from hf_cong.hub.publication import describe, publish
 from hf_cong.hub.secrets import check_secrets, find_secret, redact
+from hf_cong.hub.sources import source_of
 from tests.hub.publishing import CARD, contents, publication, write_model
 
 # Put together here, so that no scanner of repositories takes them for real.
@@ -200,6 +202,16 @@ def test_a_token_in_twelve_places_is_found_in_twelve_and_sent_from_none(hub, tmp
     assert len(hub.requests) == before and TOKEN not in caplog.text
     with pytest.raises(RepositoryNotFoundError):
         HfApi().model_info("alice/planted")
+
+
+def test_the_hub_is_not_asked_for_a_name_that_holds_a_token(hub, tmp_path, caplog):
+    before = len(hub.requests)
+    assert source_of(f"org/{TOKEN}")["name"] == "org/***" and source_of(f"/home/{TOKEN}/x")["name"] == "x"
+    assert source_of("org/base", revision=TOKEN)["commit"] is None
+    write_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"auto_map": {"AutoModel": f"{TOKEN}.X"}}))
+    select_files(tmp_path, "model")
+    assert "needs ***.py" in caplog.text and TOKEN not in caplog.text and len(hub.requests) == before
 
 
 def test_the_same_files_without_the_token_are_published(tmp_path):
