@@ -15,11 +15,33 @@ _OF_A_STEP = ("learning_rate", "grad_norm", "step")  # they say nothing of a who
 
 
 def read_manifest(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest with all parts, those that are missing empty."""
+    """
+    A manifest with all parts, those that are missing empty.
+
+    Raises:
+        ValueError: if a part is not as this package writes it.
+    """
     known = {"run": manifest.get("run"), "adapter": manifest.get("adapter")}
     for part in _PARTS:
-        known[part] = {name: value for name, value in (manifest.get(part) or {}).items() if value is not None}
+        given = manifest.get(part) or {}
+        _check(part, given, isinstance(given, Mapping))
+        known[part] = {name: value for name, value in given.items() if value is not None}
+    for name, source in known["sources"].items():
+        _check(f"sources.{name}", source, isinstance(source, Mapping) and isinstance(source.get("name"), str))
+    for name, count in known["counts"].items():
+        whole = isinstance(count, Mapping) and {"rows_in", "kept", "dropped"} <= count.keys()
+        _check(f"counts.{name}", count, whole and isinstance(count["dropped"], Mapping))
+    for stage, measures in known["measures"].items():
+        _check(f"measures.{stage}", measures, isinstance(measures, Mapping))
     return known
+
+
+def _check(name: str, value: object, is_whole: bool) -> None:
+    if not is_whole:
+        raise ValueError(
+            f"The manifest is damaged: its `{name}` is {value!r:.80}. Repeat the command that wrote it, in a new "
+            "folder."
+        )
 
 
 def setting_rows(settings: Mapping[str, Any]) -> list[dict[str, object]]:

@@ -78,6 +78,7 @@ def dataset_publication(
         path = selected.files[name]
         files[f"{config}/train.parquet"] = _as_trl(path) if name == "completions.parquet" else path
         written = found.get("sources") or {"completions": found}
+        _check_written(folder, written)
         origins += [origin for source in written.values() if (origin := source.get("prompts"))]
         runs[config] = {role: source.get("identity", source) for role, source in written.items()}
         runs[config]["drop_truncated"] = found.get("drop_truncated")
@@ -90,8 +91,8 @@ def dataset_publication(
         for role, source in sources.items():
             manifest["sources"][role] = _both(manifest["sources"].get(role, source), source)
         settings += [*map(_settings, written.values()), {"drop_truncated": found.get("drop_truncated")}]
-        manifest["counts"]["dpo/train" if config == "preferences" else "sft/train"] = found["counts"]
-        manifest["versions"] |= found["versions"]
+        manifest["counts"]["dpo/train" if config == "preferences" else "sft/train"] = found.get("counts")
+        manifest["versions"] = found.get("versions")
     manifest["run"] = content_key(runs)
     manifest["sources"]["prompts"] = _prompts(prompts, origins)
     manifest["settings"] = {name: _several([one.get(name) for one in settings]) for one in settings for name in one}
@@ -106,6 +107,16 @@ def dataset_publication(
         private=private,
         left=tuple(sorted(left)),
     )
+
+
+def _check_written(folder: Path, written: Any) -> None:
+    sides = list(written.values()) if isinstance(written, dict) else [written]
+    parts = [side.get(name) or {} for side in sides if isinstance(side, dict) for name in ("identity", "engine")]
+    if not all(isinstance(part, dict) for part in [written, *sides, *parts]):
+        raise ValueError(
+            f"{folder / 'manifest.json'} is damaged: it does not tell who wrote the completions. Repeat, in a new "
+            "folder, the command that wrote it."
+        )
 
 
 def _prompts(given: str | None, origins: list[list[str]]) -> dict[str, Any]:

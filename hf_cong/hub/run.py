@@ -272,7 +272,11 @@ def _root(output_dir: str | Path) -> Path:
 
 
 def _manifest(output_dir: str | Path) -> dict:
-    return read_manifest(_root(output_dir) / "manifest.json")
+    path = _root(output_dir) / "manifest.json"
+    manifest = read_manifest(path)
+    if lacking := {"run", "sources", "stages", "adapter"} - manifest.keys():
+        raise ValueError(f"{path} is damaged: it has no `{min(lacking)}`. Repeat the command that wrote it.")
+    return manifest
 
 
 def _made(output_dir: str | Path) -> list[str]:

@@ -549,6 +549,31 @@ def test_what_is_missing_or_too_much(hub, folders, publish, monkeypatch, argv, m
     assert not writes(hub, since)
 
 
+@pytest.mark.parametrize("place", [("counts",), ("counts", "dropped"), ("engine",), ("identity",), ("versions",)])
+@pytest.mark.parametrize("value", ["text", ["a"]])
+def test_a_manifest_that_somebody_edited(folders, publish, tmp_path, place, value):
+    shutil.copytree(folders / "samples", tmp_path / "samples")
+    manifest = json.loads((tmp_path / "samples" / "manifest.json").read_text())
+    part = manifest
+    for name in place[:-1]:
+        part = part[name]
+    part[place[-1]] = value
+    (tmp_path / "samples" / "manifest.json").write_text(json.dumps(manifest))
+    status, out, err = publish("dataset", "--source", tmp_path / "samples", "--repo_id", "org/edited", "--dry_run")
+    assert status == 2 and "damaged" in err and out == ""
+
+
+@pytest.mark.parametrize("part", ["run", "sources", "stages", "adapter"])
+def test_a_run_whose_manifest_lacks_something(run, publish, tmp_path, part):
+    shutil.copytree(run, tmp_path / "run")
+    path = tmp_path / "run" / "_cong" / "manifest.json"
+    manifest = json.loads(path.read_text())
+    del manifest[part]
+    path.write_text(json.dumps(manifest))
+    status, out, err = publish("--source", tmp_path / "run", "--repo_id", "org/edited", "--dry_run")
+    assert status == 2 and f"it has no `{part}`" in err and out == ""
+
+
 @pytest.mark.parametrize(
     ("token", "repo_id", "match"),
     [
