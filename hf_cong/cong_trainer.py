@@ -35,12 +35,12 @@ from .hub.publication import Published
 from .lending import fine_tune
 from .manifest import RunRecord, last_measures
 from .stages import check_prompt_lengths, check_strong_model, data_rows, reported, share, warn_of_rounding
-from .stopping import SaveOnSigterm, check_loss, leave_if_stopped
+from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
 
 logger = logging.getLogger(__name__)
 
 
-class ConGTrainer(DPOTrainer):
+class ConGTrainer(EndsOnce, DPOTrainer):
     r"""
     Trainer for Contrastive Weak-to-Strong Generalization (ConG): trains a strong model on what a weak pair knows.
 
@@ -63,8 +63,8 @@ class ConGTrainer(DPOTrainer):
     The result is saved to `output_dir`. What is pushed goes through `hf_cong.hub`: listed files only, private unless
     said otherwise, read again afterwards; with `push_stages_to_hub`, as soon as a stage ends.
 
-    Overrides `train`, `training_step`, `evaluate`, `_save`, the two hooks that prepare data and those of cards and
-    pushes; never the loss.
+    Overrides `train`, `training_step`, `evaluate`, `_save`, the two hooks that prepare data, those of cards and
+    pushes, and `_init_training_state` (see [`EndsOnce`]); never the loss.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`):

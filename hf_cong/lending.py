@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from trl import SFTConfig, SFTTrainer
 
 from .checkpoints import SealCheckpoints, damage, last_whole_checkpoint, seal
-from .stopping import SaveOnSigterm, check_loss, leave_if_stopped
+from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class ForwardLogs(TrainerCallback):
         self.trainer.callback_handler.on_log(self.trainer.args, state, self.trainer.control, logs)
 
 
-class FineTuner(SFTTrainer):
+class FineTuner(EndsOnce, SFTTrainer):
     """Overrides `training_step`: a loss that is no number ends it."""
 
     def training_step(self, model, inputs, num_items_in_batch=None):

@@ -1,5 +1,5 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""What ends a training before its end: a signal, and a loss that is no number."""
+"""What ends a training before its end, a signal and a loss that is no number; and that its end is one."""
 
 import logging
 import signal
@@ -46,6 +46,23 @@ class SaveOnSigterm(TrainerCallback):
 
     def on_train_end(self, args, state, control, **kwargs):
         signal.signal(signal.SIGTERM, self._before)
+
+
+class EndsOnce:
+    """
+    Of a trainer that goes on from its last checkpoint: no step more, which transformers' takes if that was in the
+    middle of an epoch.
+
+    Overrides `_init_training_state`.
+    """
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        where = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        return (num_train_epochs, 0) if self.state.global_step >= max_steps else where
 
 
 def leave_if_stopped(trainer: Trainer) -> None:

@@ -134,3 +134,29 @@ def test_sigterm_in_stage_one_leaves_no_result(tmp_path):
         run("out", True)
     assert not list(tmp_path.glob("out/_cong/sft-*/final")) and not list(tmp_path.glob("out/_cong/sample-*"))
     assert run("out", True) == whole
+
+
+ENDS = {"save_strategy": "steps", "save_steps": 2, "max_steps": 2, "per_device_train_batch_size": 2}
+ENDS |= {"lr_scheduler_type": "constant"}  # else a step too many may change nothing
+
+
+def test_what_has_ended_takes_no_further_step(tmp_path):
+    settings = {**ENDS, "sft_kwargs": {"max_steps": 2}}
+    made = trainer(tmp_path, chosen_rows(12), weak=False, settings=settings)
+    made.train()
+    (final,) = tmp_path.glob("_cong/sft-*/final")
+    stage_one = (final / "model.safetensors").read_bytes()
+    (final / "files.json").unlink()  # as if it had been killed after its last checkpoint
+    again = trainer(tmp_path, chosen_rows(12), weak=False, settings=settings)
+    again.train(resume_from_checkpoint=True)
+    assert (final / "model.safetensors").read_bytes() == stage_one
+    assert weights(again) == weights(made) and again.state.global_step == 2
+    assert again.state.log_history[:-1] == made.state.log_history[:-1]  # the last is of the launch
+
+
+def test_trl_alone_takes_one(tmp_path):
+    made = trainer(tmp_path, pairs(12), weak=False, cls=DPOTrainer, settings=ENDS)
+    made.train()
+    again = trainer(tmp_path, pairs(12), weak=False, cls=DPOTrainer, settings=ENDS)
+    again.train(resume_from_checkpoint=True)
+    assert again.state.global_step == 3 and weights(again) != weights(made)

@@ -23,7 +23,7 @@ def parameters(function):
     "name",
     [
         *("_prepare_dataset", "_precompute_ref_logps", "evaluate", "train", "_save"),
-        *("init_hf_repo", "create_model_card", "push_to_hub", "_push_from_checkpoint"),
+        *("init_hf_repo", "create_model_card", "push_to_hub", "_push_from_checkpoint", "_init_training_state"),
     ],
 )
 def test_overridden_methods_take_what_upstream_passes(name):
