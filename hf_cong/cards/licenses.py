@@ -75,12 +75,14 @@ def describe_source(name: str, commit: str | None = None, repo_type: str = "mode
     """
     metadata = _metadata(name, commit, repo_type)
     license = _stated(metadata, name, commit, repo_type)
-    languages = metadata.get("language") or []
+    languages = metadata.get("language")
+    languages = languages if isinstance(languages, list) else [languages]
     return {
         "name": Path(name).resolve().name if commit is None and Path(name).exists() else name,
         "commit": commit,
         "license": None if license is None else license._asdict(),
-        "language": [str(one) for one in (languages if isinstance(languages, list) else [languages])],
+        # Norwegian without quotes is false to PyYAML.
+        "language": ["no" if one is False else str(one) for one in languages if one not in (None, "")],
     }
 
 

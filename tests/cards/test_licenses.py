@@ -68,6 +68,9 @@ def test_a_source_for_the_manifest(hub, tmp_path, monkeypatch):
     folder = tmp_path / "my model"
     folder.mkdir()
     assert describe_source(str(folder)) == {"name": "my model", "commit": None, "license": None, "language": []}
+    for language, found in {"no": ["no"], "[en, no]": ["en", "no"], "": [], "null": []}.items():
+        (folder / "README.md").write_text(card(language=language)["README.md"], encoding="utf-8")
+        assert describe_source(str(folder))["language"] == found
     monkeypatch.chdir(folder)
     assert describe_source(".")["name"] == "my model"
 
