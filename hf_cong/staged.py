@@ -126,7 +126,8 @@ class StagedRun:
         # The pair is in half precision itself; the strong model, as in `sample`, by autocast.
         half = _half(self.args) if self.chain.steering is not None else None
         with torch.autocast(self.args.device.type, half, enabled=half is not None):
-            self.chain.chosen(load, self.identity)
+            chosen = self.chain.chosen(load, self.identity)
+        self.chain.sft_rows(chosen, self.tokenizer)  # those that are kept are published
 
     def sft(self) -> Path | None:
         """Fine-tunes the strong model on them. Returns where it is: a whole model, or an adapter, of its own worth."""

@@ -139,6 +139,9 @@ def run_publication(
         private, base_model, evaluation, system, license, language: As for [`run_publications`].
     """
     manifest, about = _manifest(output_dir), {"license": license, "language": language, "repositories": repositories}
+    if folder is not None:  # in the middle of DPO, even if an earlier launch has ended it
+        for known in ("stages", "measures"):
+            manifest[known].pop("dpo", None)
     if stage == "data":
         files = _data_files(_root(output_dir), manifest["stages"])
         card = dataset_card(manifest, repo_id=repositories[stage], files=files, **about)

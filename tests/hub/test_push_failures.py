@@ -4,8 +4,11 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -16,6 +19,7 @@ from hf_cong import ConGConfig
 from hf_cong.hub.publication import Publication, publish
 from hf_cong.hub.run import publish_run, run_publications
 from tests.distributed.run_cong import chosen_rows, lora, pairs, prompts, strong_model, trainer
+from tests.hub.run_pushes import STEPS
 from tests.hub.test_stage_pushes import commits, contents, make, manifest_of, sources, writes  # noqa: F401
 from tests.tiny import tiny_tokenizer
 
@@ -151,7 +155,13 @@ def test_a_hub_that_stays_away_costs_no_work(tmp_path, hub):
     assert len(commits("org/away")) == len(commits("org/away-S")) == len(commits("org/away-data", "dataset")) == 1
 
 
-@pytest.mark.parametrize("where", ["sft/train/kept", "sft/loss", "dpo/train/kept", "rewards/margins"])
+@pytest.mark.parametrize(
+    "where",
+    [
+        "dpo/train/kept",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("sft/train/kept", "sft/loss", "rewards/margins")),
+    ],
+)
 def test_killed_and_resumed_pushes_nothing_twice(tmp_path, hub, where):
     def stop():
         raise KeyboardInterrupt
@@ -224,6 +234,54 @@ def test_push_to_hub_of_a_run_that_was_not_to_be_pushed(tmp_path, hub):
     assert published.url.endswith("/alice/bare-name") and not HfApi().model_info("alice/bare-name").private
 
 
+def test_what_has_not_been_trained_is_not_published_as_trained(tmp_path, hub):
+    about = {"stages": False, "train_dataset": pairs(8)}
+    made = make(tmp_path, "org/again", **about)
+    made.train()
+    made.push_to_hub()
+    weights = (tmp_path / "model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="has not trained, .*hf-cong publish run --source"):
+        make(tmp_path, "org/again", **about).push_to_hub()
+    assert (tmp_path / "model.safetensors").read_bytes() == weights and len(commits("org/again")) == 1
+    settings = {"hub_strategy": "every_save", "save_strategy": "steps", "save_steps": 1}
+    make(tmp_path, "org/again", settings=settings, **about).train()
+    history = hub.repositories["models", "org/again"].branches["main"].history()
+    cards = {commit.title: commit.files["README.md"].content for commit in history if "README.md" in commit.files}
+    assert b"trained with DPO" in cards["End of training"]
+    assert b"The run had not ended" in cards["Training in progress, step 1"]
+    assert b"| DPO |" in cards["End of training"] and b"| DPO |" not in cards["Training in progress, step 1"]
+
+
+def test_what_is_measured_after_training_is_in_the_card(tmp_path, hub):
+    made = make(tmp_path, "org/measured", stages=False, train_dataset=pairs(8), eval_dataset=pairs(4))
+    made.train()
+    made.push_to_hub()
+    assert b"eval_loss" not in contents(hub, "org/measured")["README.md"]
+    made.evaluate()
+    made.push_to_hub()
+    assert b"| DPO | `eval_loss` |" in contents(hub, "org/measured")["README.md"]
+
+
+def test_a_token_among_the_words_of_a_card_is_kept_nowhere(tmp_path, hub, caplog):
+    planted = "hf_" + "abcdefghij" * 4
+    made = make(tmp_path, "org/words", stages=False, train_dataset=pairs(4))
+    made.train()
+    for words in ({"tags": [planted]}, {"dataset_name": f"org/{planted}"}, {"model_name": planted}):
+        with pytest.raises(ValueError, match="the card's words, line . holds a Hugging Face token") as refusal:
+            made.push_to_hub(**words)
+        assert planted not in str(refusal.value) + caplog.text
+    with pytest.raises(RuntimeError, match="the commit's title, line 1 holds"):
+        made.push_to_hub(planted)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and planted.encode() in path.read_bytes()]
+    made.push_to_hub(tags="harmless")
+    assert b"- harmless" in contents(hub, "org/words")["README.md"]
+
+
+def test_a_folder_that_is_no_name_needs_one(tmp_path, hub):
+    with pytest.raises(ValueError, match="'Ein Läuf'. Choose another .*`hub_model_id`"):
+        make(tmp_path / "Ein Läuf", None, stages=False, train_dataset=pairs(4))
+
+
 # Without the Hub.
 
 
@@ -232,11 +290,12 @@ def test_a_card_without_the_hub(tmp_path, hub, peft_config):
     seen = len(hub.requests)
     made = trainer(tmp_path / "Ein Lauf", chosen_rows(8), weak=False, peft_config=peft_config)
     made.create_model_card()
-    assert "2510.07884" in (tmp_path / "Ein Lauf" / "README.md").read_text()
+    assert "The run had not ended" in (tmp_path / "Ein Lauf" / "README.md").read_text()
     assert not (tmp_path / "Ein Lauf" / "_cong").exists()
     made.train()
     card = (tmp_path / "Ein Lauf" / "README.md").read_text()
-    assert "# Ein-Lauf" in card and "fine-tuned on given completions" in card and str(tmp_path) not in card
+    assert "# Ein-Lauf" in card and "fine-tuned on given completions" in card and "2510.07884" in card
+    assert str(tmp_path) not in card
     assert ("lora_alpha" in card) == (peft_config is not None)
     made.create_model_card(model_name="other", dataset_name=str(tmp_path / "prompts.jsonl"), tags="mine")
     card = (tmp_path / "Ein Lauf" / "README.md").read_text()
@@ -255,30 +314,94 @@ def test_a_read_only_run_is_published(tmp_path, hub):
     assert len(commits("org/copied")) == len(commits("org/copied-data", "dataset")) == 1
 
 
-# Several processes.
+# In processes of their own.
 
 
-def launch(output_dir, repo_id, **environment):
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    return subprocess.run(
-        [*command, "-m", "tests.hub.run_pushes", str(output_dir), repo_id],
+def start(output_dir, repo_id, *launcher, **environment):
+    return subprocess.Popen(
+        [sys.executable, *launcher, "-m", "tests.hub.run_pushes", str(output_dir), repo_id],
         cwd=Path(__file__).parents[2],
         env={**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", **environment},
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=300,
     )
+
+
+def launch(*args, **environment):
+    process = start(*args, **environment)
+    _, stderr = process.communicate(timeout=300)
+    return process.returncode, stderr
+
+
+@pytest.fixture(scope="module")
+def never_killed(tmp_path_factory):
+    """What the run of `run_pushes` comes to by itself, without the Hub."""
+    output_dir = tmp_path_factory.mktemp("never_killed")
+    trainer(output_dir, prompts(8), settings=STEPS).train()
+    return output_dir
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("moment", "arrives"),
+    [
+        ("POST /api/datasets/org/{}-data/commit", False),
+        ("POST /api/datasets/org/{}-data/commit", True),
+        ("POST /org/{}-S.git/info/lfs", True),
+        ("POST /api/models/org/{}-S/commit", True),
+        ("POST /api/collections", True),
+        ("sample-*/*.jsonl", True),
+        ("POST /api/models/org/{}/commit", True),
+        ("second POST /api/models/org/{}/commit", False),
+    ],
+)
+def test_killed_at_any_moment(tmp_path, hub, monkeypatch, never_killed, moment, arrives):
+    """SIGKILL when the Hub gets a request, which it grants or not, or when a file appears; then the command again."""
+    name = f"killed-{sha256(f'{moment}{arrives}'.encode()).hexdigest()[:8]}"
+    out, seen = tmp_path / "out", []
+
+    def watch(method, address):
+        if moment.removeprefix("second ").format(name) in f"{method} {address}":
+            seen.append(address)
+            if len(seen) == (2 if moment.startswith("second") else 1):
+                process.kill()
+                return None if arrives else 500
+        return None
+
+    monkeypatch.setattr(hub, "misbehave", watch)
+    process = start(out, f"org/{name}")
+    while moment.startswith("sample") and process.poll() is None and not [*out.glob(f"_cong/{moment}")]:
+        time.sleep(0.01)
+    if moment.startswith("sample"):
+        process.kill()
+    _, stderr = process.communicate(timeout=300)
+    assert process.returncode == -signal.SIGKILL, stderr[-3000:]
+    monkeypatch.setattr(hub, "misbehave", lambda method, address: None)
+    code, stderr = launch(out, f"org/{name}")
+    assert code == 0, stderr[-3000:]
+    assert commits(f"org/{name}") == ["Training in progress, step 2", "End of training"]
+    assert len(commits(f"org/{name}-S")) == 1 and len(commits(f"org/{name}-data", "dataset")) == 2
+    for repo_id, place in ((f"org/{name}", ""), (f"org/{name}-S", f"_cong/{manifest_of(out)['stages']['sft']}")):
+        weights = contents(hub, repo_id)["model.safetensors"]
+        assert weights == (never_killed / place / "model.safetensors").read_bytes()
+    assert manifest_of(out) == manifest_of(never_killed)
+    (collection,) = [found for found in hub.collections.values() if found["title"] == name]
+    assert len(collection["items"]) == 3
+
+
+TWO = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
 
 
 @pytest.mark.slow
 def test_one_process_of_two_talks_to_the_hub(tmp_path, hub):
-    done = launch(tmp_path / "out", "alice/two")
-    assert done.returncode == 0, done.stderr[-3000:]
+    code, stderr = launch(tmp_path / "out", "alice/two", *TWO)
+    assert code == 0, stderr[-3000:]
     assert commits("alice/two") == ["Training in progress, step 2", "End of training"]
     assert len(commits("alice/two-S")) == 1 and len(commits("alice/two-data", "dataset")) == 2
     weights = contents(hub, "alice/two")["model.safetensors"]
     assert weights == (tmp_path / "out" / "model.safetensors").read_bytes()
     assert manifest_of(tmp_path / "out")["settings"]["effective_batch_size"] == 4
-    refused = launch(tmp_path / "refused", "alice/two-refused", HF_TOKEN=hub.read_token)
-    assert refused.returncode != 0 and "PermissionError: The token of alice may not" in refused.stderr
+    code, stderr = launch(tmp_path / "refused", "alice/two-refused", *TWO, HF_TOKEN=hub.read_token)
+    assert code != 0 and "PermissionError: The token of alice may not" in stderr
     assert not (tmp_path / "refused" / "_cong").exists()

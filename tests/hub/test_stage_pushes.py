@@ -234,12 +234,13 @@ def test_stages_in_launches_of_their_own(hub, whole, tmp_path):
         run.trainer().train() if stage == "dpo" else run.launch(stage)
         arrived[stage] = sorted(key[1] for key in hub.repositories if key[1].startswith(name))
     assert arrived == {
-        "decode": [],  # which rows are kept is known by the strong model's tokenizer
+        "decode": [f"{name}-data"],
         "sft": [f"{name}-S", f"{name}-data"],
         "sample": [f"{name}-S", f"{name}-data"],
         "dpo": [name, f"{name}-S", f"{name}-data"],
     }
     assert len(commits(name)) == len(commits(f"{name}-S")) == 1
+    assert len(commits(f"{name}-data", "dataset")) == 2
     assert f"\n- {name}-data\n".encode() in contents(hub, name)["README.md"]
     for file in ("sft/train.parquet", "preferences/train.parquet", "preferences/eval.parquet"):
         ours, theirs = (contents(hub, f"{one}-data", "datasets")[file] for one in (name, repo_id))
