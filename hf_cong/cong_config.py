@@ -89,8 +89,9 @@ class ConGConfig(DPOConfig):
         rejected_from (`str`, *optional*, defaults to `"policy"`):
             `"policy"`: the strong model as stage I leaves it writes the rejected completions, as in the paper.
             `"base"`: the untouched strong model does.
-        steering_beta (`float`, *optional*, defaults to `4.0`):
-            β, at least 0, of `"steered"`: F = log π_strong + β·(log π_post − log π_pre).
+        steering_beta (`float`, *optional*, defaults to `2.0`):
+            β, at least 0, of `"steered"`: F = log π_strong + β·(log π_post − log π_pre). More reward and less variety
+            the larger it is: see `recipes/steered`.
         beam_width, successors_per_beam, chunk_length (`int`, *optional*, default to `4`, `4` and `5`):
             W, K and L of [`weak_to_strong_search`], by which `"steered"` writes where pair and strong model cannot be
             one model: other tokenizers, or other families. β and τ have no part in it.
@@ -217,7 +218,7 @@ class ConGConfig(DPOConfig):
         },
     )
     steering_beta: float = field(
-        default=4.0, metadata={"help": "Weight of the pair that steers: log p_strong + beta (log p_post - log p_pre)."}
+        default=2.0, metadata={"help": "Weight of the pair that steers: log p_strong + beta (log p_post - log p_pre)."}
     )
     beam_width: int = field(default=4, metadata={"help": "Steering across vocabularies: hypotheses kept."})
     successors_per_beam: int = field(default=4, metadata={"help": "Steering across vocabularies: samples of each."})

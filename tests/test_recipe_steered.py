@@ -40,7 +40,7 @@ def test_the_table_and_the_pictures(tmp_path):
     results = {"settings": settings, "systems": systems, "written": written}
     said = render(results)
     assert all(label in said for label in SYSTEMS) and "0.5k" in said and "1 strong, 2 weak" in said
-    draw(results, tmp_path, stage_one=(PAPER, [*STAGE_ONE][-1]), stage_two=tuple(STAGE_TWO))
+    draw(results, tmp_path, stage_one=(PAPER, [*STAGE_ONE][2]), stage_two=tuple(STAGE_TWO))
     assert len(list(tmp_path.glob("*.png"))) == 4
 
 
@@ -50,7 +50,7 @@ def test_forms_differ_in_who_writes_alone(world, tmp_path):
     for label, form in STAGE_TWO.items():
         settings = trial.config(form).to_dict()
         own = {name: settings.pop(name) for name in ("chosen_from", "steering_beta", "rejected_from")}
-        assert own == {"steering_beta": 4.0, **{name: form[name] for name in own if name in form}}, label
+        assert own == {"steering_beta": 2.0, **{name: form[name] for name in own if name in form}}, label
         settings.pop("output_dir"), settings.pop("logging_dir", None)
         alike.setdefault((settings.pop("learning_rate"), settings.pop("beta")), []).append(settings)
     assert len(alike) == 3

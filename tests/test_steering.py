@@ -57,9 +57,9 @@ def test_chosen_and_rejected_are_those_of_the_untouched_model(tmp_path, family, 
 
     made = run("base")
     three = strong(family), *weak_pair(family)
-    chosen = recomputed(eft_greedy, *three, beta=4.0)
+    chosen = recomputed(eft_greedy, *three, beta=2.0)
     assert written(tmp_path / "base", "decode") == chosen
-    for other in ({"beta": 0.0}, {"beta": 4.0, "plausibility_threshold": 0.9}):  # what the equality can tell apart
+    for other in ({"beta": 0.0}, {"beta": 2.0, "plausibility_threshold": 0.9}):  # what the equality can tell apart
         assert recomputed(eft_greedy, *three, **other) != chosen
     assert recomputed(oracle_greedy, *weak_pair(family)) != chosen
     base = recomputed(eft_greedy, *three, beta=0.0)
@@ -78,7 +78,7 @@ def test_a_given_adapter_is_part_of_the_strong_model(tmp_path):
     merged = copy.deepcopy(adapted).merge_and_unload()
     made = steered_trainer(tmp_path, "llama", prompts(6), model=adapted, settings=GREEDY)
     made.train()
-    for stage, beta in (("decode", 4.0), ("sample", 0.0)):
+    for stage, beta in (("decode", 2.0), ("sample", 0.0)):
         assert written(tmp_path, stage) == recomputed(eft_greedy, merged, *weak_pair(), beta=beta)
         assert written(tmp_path, stage) != recomputed(eft_greedy, strong(), *weak_pair(), beta=beta)
 
@@ -182,7 +182,7 @@ def test_launches_by_stage_leave_the_bytes_of_one_launch(models, tmp_path, with_
 
 
 CHANGES = {
-    "beta": ({"steering_beta": 2.0}, "decode", "`engine.beta` 4.0 there, 2.0 here"),
+    "beta": ({"steering_beta": 4.0}, "decode", "`engine.beta` 2.0 there, 4.0 here"),
     "plausible set": (
         {"plausibility_threshold": 0.2},
         "decode",
@@ -217,7 +217,7 @@ def test_artefacts_of_another_setting_are_refused(models, finished, change):
 
 
 def test_a_recipe_says_who_writes(tmp_path):
-    keys = {"chosen_from": "steered", "rejected_from": "base", "steering_beta": 2.0, "chunk_length": 8}
+    keys = {"chosen_from": "steered", "rejected_from": "base", "steering_beta": 4.0, "chunk_length": 8}
     (tmp_path / "cong.yaml").write_text(json.dumps({"output_dir": str(tmp_path), **keys}))
     (args,) = parse((ConGConfig,), ["--config", str(tmp_path / "cong.yaml"), "--steering_beta", "3"], prog="train")
     assert {name: getattr(args, name) for name in keys} == {**keys, "steering_beta": 3.0}

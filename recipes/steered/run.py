@@ -28,7 +28,7 @@ from ..compare.methods import CD, SFT, STRONG, WEAK, Budget, Trial
 from ..compare.worlds import World
 from .summary import draw, render, summarise
 
-BETAS = (1.0, 2.0, 4.0)  # of the steering; the last goes through stage II
+BETAS = (1.0, 2.0, 4.0)  # of the steering; the default goes through stage II
 STEERED = {f"strong, steered, β = {beta:g}": beta for beta in BETAS}
 PAPER = f"ConG-S, {next(iter(CD)).rpartition(', ')[2]}"
 STAGE_ONE = {PAPER: {"chosen_from": "weak"}} | {
@@ -36,7 +36,7 @@ STAGE_ONE = {PAPER: {"chosen_from": "weak"}} | {
 }
 # Stage II of both forms: learning rate and β. The first learning rate has the paper's ratio to stage I's.
 SETTINGS = ((6e-5, 0.5), (3e-4, 0.5), (3e-4, 0.1))
-FORMS = {"ConG": {"chosen_from": "weak"}, "steered": {"chosen_from": "steered", "steering_beta": BETAS[-1]}}
+FORMS = {"ConG": {"chosen_from": "weak"}, "steered": {"chosen_from": "steered", "steering_beta": BETAS[1]}}
 STAGE_TWO = {
     f"{form}, rejected: {rejected}, lr {rate:g}, β {beta:g}": {
         **writer,
@@ -45,8 +45,8 @@ STAGE_TWO = {
         "beta": beta,
     }
     for rate, beta in SETTINGS
-    for form, writer in FORMS.items()
     for rejected in ("policy", "base")
+    for form, writer in FORMS.items()
 }
 UNTRAINED = (STRONG, WEAK, next(iter(CD)), *STEERED)
 SYSTEMS = (*UNTRAINED, *STAGE_ONE, *STAGE_TWO)
@@ -173,7 +173,7 @@ def run(
     }
     (output_dir / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
     (output_dir / "results.md").write_text(render(results, markdown=True) + "\n", encoding="utf-8")
-    draw(results, output_dir, stage_one=(PAPER, [*STAGE_ONE][-1]), stage_two=tuple(STAGE_TWO))
+    draw(results, output_dir, stage_one=(PAPER, [*STAGE_ONE][2]), stage_two=tuple(STAGE_TWO))
     print(f"\n{render(results)}\n\nTables, samples and pictures: {output_dir}", flush=True)
     return results
 
