@@ -284,9 +284,10 @@ def _manifest(output_dir: str | Path) -> dict:
 
 def _made(output_dir: str | Path) -> list[str]:
     """What the run has made so far, in the order of the stages."""
-    done = _manifest(output_dir)["stages"]
+    manifest = _manifest(output_dir)
+    done, steered = manifest["stages"], manifest["settings"].get("chosen_from") == "steered"
     made = {"data": "rows" in done or "pairs" in done, "sft": "sft" in done, "model": "dpo" in done}
-    made["pair"] = "decode" in done
+    made["pair"] = "decode" in done and not steered  # then the pair decoded nothing by itself
     return [stage for stage in _MADE if made[stage]]
 
 

@@ -4,6 +4,9 @@
 import pytest
 from huggingface_hub import HfApi, ModelCard
 
+from hf_cong.hub.run import run_publications
+from hf_cong.journal import write_manifest
+from tests.cards.examples import MANIFEST
 from tests.distributed.run_cong import pairs, prompts, trainer
 from tests.distributed.run_steered import steered_trainer
 
@@ -42,3 +45,11 @@ def test_settings_that_had_a_part_in_steering(tmp_path, kind, told, untold):
     text = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert f"| `{told}` |" in text and untold not in text and "`alpha`" not in text
     assert ("`plausibility_threshold`" in text) == (kind == "llama")
+
+
+def test_a_pair_that_steered_is_not_published_as_one_that_decoded(tmp_path):
+    settings = {"chosen_from": "steered", "steering_beta": 4.0}
+    for manifest, error in ((MANIFEST, FileNotFoundError), ({**MANIFEST, "settings": settings}, ValueError)):
+        write_manifest(tmp_path / "_cong" / "manifest.json", manifest)
+        with pytest.raises(error):
+            run_publications(tmp_path, repo_id="org/x", stages=["pair"])
