@@ -180,7 +180,7 @@ class ConGTrainer(EndsOnce, DPOTrainer):
         self._strong = None
         if isinstance(model, str):
             self._strong = strong_identity(model, args, peft_config, quantization_config)
-            # What is loaded is what was named, and no pickle.
+            # What is loaded is what was named, and safetensors only.
             safe, named = {"use_safetensors": True}, commit_of(self._strong["model"])
             args.model_init_kwargs = {**safe, **(args.model_init_kwargs or {}), **named}
 

@@ -96,7 +96,7 @@ def _strong_model(name: str, config):
     revision = config.model_init_kwargs["revision"]
     if find_adapter_config_file(name, revision=revision) is None:
         return name
-    cached_file(name, SAFETENSORS_WEIGHTS_NAME, revision=revision)  # raises OSError; PEFT would look for a pickle
+    cached_file(name, SAFETENSORS_WEIGHTS_NAME, revision=revision)  # raises OSError; PEFT would look for other weights
     init_kwargs = {"trust_remote_code": config.trust_remote_code, **config.model_init_kwargs}
     config.model_init_kwargs = None  # they are for a model that is given by name
     return AutoPeftModelForCausalLM.from_pretrained(name, is_trainable=True, use_safetensors=True, **init_kwargs)
