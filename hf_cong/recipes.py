@@ -10,6 +10,7 @@ import argparse
 import difflib
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -19,7 +20,7 @@ from trl import TrlParser
 
 from .hub.secrets import find_secret
 
-_MAX_BYTES = 1_000_000
+_MAX_BYTES = 100_000
 _SERVER = "a server gets your prompts and your `OPENAI_API_KEY`"
 _LOG_IN = "log in with `hf auth login`, or set `HF_TOKEN`; for servers, `OPENAI_API_KEY`"
 _TOKEN = f"tokens do not belong in files: {_LOG_IN}"
@@ -38,11 +39,29 @@ _BY_HAND_ONLY = {
 }
 
 
+class _Loader(yaml.SafeLoader):
+    """Overrides two steps of composing: what YAML would multiply, merge or overwrite without a word is refused."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
+        if self.check_event(yaml.AliasEvent):
+            raise ValueError(f"it uses the alias `*{_shown(self.peek_event().anchor)}`. Write the value out.")
+        return super().compose_node(parent, index)
+
+    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if "<<" in keys:
+            raise ValueError("it uses the merge key `<<`. Write the values out.")
+        if repeated := [key for key, times in keys.items() if times > 1]:
+            raise ValueError(f"it sets `{_shown(repeated[0])}` more than once. Keep one.")
+        return node
+
+
 class _Parser(TrlParser):
     """Overrides `error`: a bad value is refused as everything else is, instead of ending the process."""
 
     def error(self, message: str):
-        raise ValueError(f"{message[0].upper()}{message[1:]}. See `{self.prog} --help`.")
+        raise ValueError(f"{message[0].upper()}{message[1:300]}. See `{self.prog} --help`.")
 
 
 class _Help(argparse.ArgumentDefaultsHelpFormatter):
@@ -68,7 +87,7 @@ def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
     Raises:
         FileNotFoundError: if there is no such file.
         ValueError: if the file is no plain mapping, holds an unknown key (the nearest known ones are named), a
-            repeated key, a value of another type, an alias, what looks like a token (which is not shown), or
+            repeated or merged key, a value of another type, an alias, what looks like a token (which is not shown), or
             something that only the user's own hand may set.
     """
     path = Path(path)
@@ -83,18 +102,14 @@ def read_recipe(path: str | Path, known: dict[str, Any]) -> dict:
     if kind := find_secret(text):  # first of all: other refusals quote the file
         raise ValueError(f"{path} holds {kind}: {_TOKEN}.")
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError(f"{path} uses the YAML alias `*{_shown(event.anchor)}`. Write the value out.")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        recipe = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+        recipe = _Loader(text).get_single_data()
+        read = repr(recipe)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:  # the last of dates and of numbers without end
         raise ValueError(f"{path} is not plain YAML: {' '.join(str(error).split())[:300]}") from None
-    if kind := find_secret(repr(recipe)):  # written with escapes, or over several lines
+    if kind := find_secret(read):  # written with escapes, or over several lines
         raise ValueError(f"{path} holds {kind}: {_TOKEN}.")
     if not isinstance(recipe, dict):
         raise ValueError(f"{path} must hold one mapping `key: value`, got {type(recipe).__name__}.")
-    _refuse_repeated(node, path)
     _refuse_by_hand_only(recipe, path)
     for key, value in recipe.items():
         if key not in known:
@@ -196,23 +211,10 @@ def _shown(key: object) -> str:
     return repr(str(key))[1:-1][:80]
 
 
-def _refuse_repeated(node: yaml.Node, path: Path):
-    """Of a key that comes twice, YAML would keep the last value without a word."""
-    if isinstance(node, yaml.MappingNode):
-        keys = [key.value for key, _ in node.value]
-        if repeated := sorted({key for key in keys if isinstance(key, str) and keys.count(key) > 1}):
-            raise ValueError(f"{path} sets `{_shown(repeated[0])}` more than once. Keep one.")
-        for _, inner in node.value:
-            _refuse_repeated(inner, path)
-    elif isinstance(node, yaml.SequenceNode):
-        for inner in node.value:
-            _refuse_repeated(inner, path)
-
-
 def _refuse_by_hand_only(value: object, path: Path):
     if isinstance(value, dict):
         for key, inner in value.items():
-            name = str(key).lower()  # `HF_TOKEN` too
+            name = str(key).strip().lower().replace("-", "_")  # `HF_TOKEN` too
             if name in _BY_HAND_ONLY:
                 raise ValueError(f"{path} sets `{_shown(key)}`: {_BY_HAND_ONLY[name]}.")
             if name in _PRIVATE and inner is not True:
