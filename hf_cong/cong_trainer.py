@@ -277,6 +277,7 @@ class ConGTrainer(EndsOnce, DPOTrainer):
             FloatingPointError: at a loss that is no number, naming the step and the `prompt_id`s of the batch.
             SystemExit: after SIGTERM, with `enable_jit_checkpoint`, once there is a checkpoint.
         """
+        self.args.check_secrets()  # what was set since
         self._chain.claim(self._identity)
         self._begin()
         self._record.write()

@@ -20,6 +20,7 @@ from .account import full_repo_id
 from .collection import Item, gather
 from .folders import model_publication, pair_publication
 from .publication import Publication, Published, preflight, publish
+from .sources import source_of
 from .weak_pair import save_weak_pair
 
 logger = logging.getLogger(__name__)
@@ -139,6 +140,8 @@ def run_publication(
         private, base_model, evaluation, system, license, language: As for [`run_publications`].
     """
     manifest, about = _manifest(output_dir), {"license": license, "language": language, "repositories": repositories}
+    if base_model is not None:
+        manifest["sources"]["model"] = source_of(base_model)
     if folder is not None:  # in the middle of DPO, even if an earlier launch has ended it
         for known in ("stages", "measures"):
             manifest[known].pop("dpo", None)

@@ -99,7 +99,9 @@ def test_an_adapter_on_a_local_base_is_told_before_the_work(tmp_path, hub):
         tmp_path / "out", repo_id="org/local", stages=["model"], base_model="alice/steady-strong"
     )
     assert json.loads(publication.files["adapter_config.json"])["base_model_name_or_path"] == "alice/steady-strong"
-    assert "base_model: alice/steady-strong" in publication.card and str(tmp_path) not in publication.card
+    card, commit = publication.card, HfApi().model_info("alice/steady-strong").sha
+    assert "base_model: alice/steady-strong" in card and str(tmp_path) not in card
+    assert f"https://huggingface.co/alice/steady-strong) | `{commit}`" in card
 
 
 # The Hub fails in the middle.
@@ -275,6 +277,14 @@ def test_a_token_among_the_words_of_a_card_is_kept_nowhere(tmp_path, hub, caplog
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and planted.encode() in path.read_bytes()]
     made.push_to_hub(tags="harmless")
     assert b"- harmless" in contents(hub, "org/words")["README.md"]
+
+
+def test_a_token_that_is_set_later_is_not_written(tmp_path, hub):
+    made = make(tmp_path, "org/later", stages=False, train_dataset=pairs(4))
+    made.args.hub_token = "hf_secret"  # noqa: S105
+    with pytest.raises(ValueError, match="`hub_token` holds a token"):
+        made.train()
+    assert [*tmp_path.iterdir()] == []
 
 
 def test_a_folder_that_is_no_name_needs_one(tmp_path, hub):
