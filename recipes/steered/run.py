@@ -29,7 +29,8 @@ from ..compare.worlds import World
 from .summary import draw, render, summarise
 
 BETAS = (1.0, 2.0, 4.0)  # of the steering; the default goes through stage II
-STEERED = {f"strong, steered, β = {beta:g}": beta for beta in BETAS}
+PLAUSIBLE = "strong base, its plausible set"  # steered with β = 0: what the plausible set does alone
+STEERED = {PLAUSIBLE: 0.0, **{f"strong, steered, β = {beta:g}": beta for beta in BETAS}}
 PAPER = f"ConG-S, {next(iter(CD)).rpartition(', ')[2]}"
 STAGE_ONE = {PAPER: {"chosen_from": "weak"}} | {
     f"S-steered, β = {beta:g}": {"chosen_from": "steered", "steering_beta": beta} for beta in BETAS
