@@ -52,6 +52,7 @@ _COLUMNS = {
     "prompt_id": "names the prompt by its content, in every configuration alike",
     "prompt": "what was to be answered",
     "completion": "the answer",
+    "completion_ids": "the answer in tokens of who wrote it, without its end",
     "chosen": "the preferred answer",
     "rejected": "the dispreferred answer",
     "finish_reason": "`stop`, or `length` if it was cut",
@@ -220,5 +221,7 @@ def _type(feature: object) -> str:
     if isinstance(feature, Value):
         return feature.dtype
     items = feature.feature if isinstance(feature, List) else None
+    if isinstance(items, Value):
+        return f"list of {items.dtype}"
     is_chat = isinstance(items, dict) and items.keys() >= {"role", "content"}
     return "messages" if is_chat else type(feature).__name__

@@ -82,8 +82,11 @@ def _read_file(file: Path) -> list[Result]:
 
 
 def _are_rows(rows: list[object]) -> bool:
-    names = ("system", "task", "metric")
-    return all(isinstance(row, dict) and all(isinstance(row.get(name), str) for name in names) for row in rows)
+    def is_named(row):  # what could not be measured, as a likelihood of a search, has no metric
+        names = ("system", "task") if row.get("score") is None else ("system", "task", "metric")
+        return all(isinstance(row.get(name), str) for name in names)
+
+    return all(isinstance(row, dict) and is_named(row) for row in rows)
 
 
 def _read_comparison(content: Mapping[str, Any]) -> list[Result]:

@@ -18,6 +18,7 @@ from .publication import Publication
 from .sources import source_of, unknown_source
 
 _WRITING = ("max_new_tokens", "temperature", "top_p", "top_k", "do_sample", "repetition_penalty", "seed")
+_CONTRAST = {"alpha", "beta", "plausibility_threshold"}
 _ROLES = {"base": "writer", "policy": "weak_model", "reference": "weak_reference_model"}
 
 
@@ -193,7 +194,10 @@ def _settings(manifest: dict[str, Any]) -> dict[str, Any]:
 
 
 def _as_trl(path: Path) -> bytes:
-    """Completions as TRL reads them: after messages an assistant's turn. Models are named without their folders."""
+    """
+    Completions as TRL reads them: after messages an assistant's turn. Models are named without their folders; settings
+    that no completion has, as β of a pair's, have no column.
+    """
     rows = datasets.Dataset(pyarrow.parquet.read_table(path))
     features = rows.features.copy()
     columns = {name: rows[name][:] for name in ("model", "completion")}
@@ -204,6 +208,9 @@ def _as_trl(path: Path) -> bytes:
         text = datasets.Value("string")
         features["completion"] = datasets.List({"role": text, "content": text})
     kept = {name: columns.get(name) or rows[name][:] for name in features}
+    for name in _CONTRAST & features.keys():
+        if set(kept[name]) <= {None}:
+            del kept[name], features[name]
     content = io.BytesIO()
     datasets.Dataset.from_dict(kept, features=features).to_parquet(content)
     return content.getvalue()

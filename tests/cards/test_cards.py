@@ -195,6 +195,8 @@ def test_nothing_known_is_a_card_too(hub, kind):
         assert (
             "cong" not in (card.data.tags or ()) and "2510.07884" not in card.text and "## Citation" not in card.text
         )
+    if kind == "model":  # no title without text
+        assert "## How it was made" not in card.text and "## How it was made" in card_of(kind).text
     assert "No results were given to this card." in card.text or kind == "data"
 
 

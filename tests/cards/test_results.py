@@ -247,6 +247,17 @@ WRONG = {
 }
 
 
+def test_a_system_that_a_task_cannot_measure(tmp_path, caplog):
+    """As in the comparison of a search: it has no likelihoods, so its row has neither metric nor score."""
+    scored = {"system": "ConG", "task": "facts", "metric": "acc,none", "score": 0.5}
+    unscored = {"system": "search", "task": "facts", "metric": None, "score": None, "reason": "no likelihoods"}
+    systems = {"ConG": {"model": "a"}, "search": {"model": "b", "beam_width": 2}}
+    content = {"results": {}, "rows": [scored, unscored], "systems": systems, "settings": {}}
+    (tmp_path / "evaluation.json").write_text(json.dumps(content))
+    assert [(result.system, result.value) for result in read_results(tmp_path)] == [("ConG", 0.5)]
+    assert "search has no score on facts" in caplog.text
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_no_evaluation_is_refused(tmp_path, name):
     content = WRONG[name]

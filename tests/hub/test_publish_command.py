@@ -185,6 +185,10 @@ def test_raw_completions_are_published_as_trl_reads_them(hub, folders, publish):
     local = load_dataset("parquet", data_files=str(folders / "completions" / "completions.parquet"), split="train")
     assert [row["content"] for (row,) in rows["completion"]] == local["completion"]
     assert rows["completion_ids"] == local["completion_ids"] and set(rows["alpha"]) == {0.3}
+    # What holds nothing for a pair is no column, and each of the others says what it is.
+    assert set(local["beta"]) == {None} and set(local.column_names) - set(rows.column_names) == {"beta"}
+    card = head(hub, "org/publish-raw", "datasets")[0].files["README.md"].content.decode()
+    assert "| `completion_ids` | `list of int32` | the answer in tokens" in card and "| - |" not in card
     # Where it was made stays here.
     assert set(local["model"]) == {f"{folders / 'policy'} vs {folders / 'reference'}"}
     assert set(rows["model"]) == {"policy vs reference"}
