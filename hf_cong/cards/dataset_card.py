@@ -59,7 +59,7 @@ _COLUMNS = {
     "alpha": "α, the weight kept on the weak policy",
     "beta": "β, the weight of the pair that steered",
     "plausibility_threshold": "τ",
-    "seed": "the seed of the run",
+    "seed": "the seed of this answer, made of that of the run and the prompt",
     "model": "who wrote the answer",
 }
 

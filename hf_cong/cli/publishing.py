@@ -37,7 +37,7 @@ def _publish(kind: str, args):
     from ..hub.account import full_repo_id
     from ..hub.publication import describe, publish
     from ..hub.results import describe_results, publish_results
-    from ..hub.run import publish_run
+    from ..hub.run import has_several, publish_run
 
     validate_repo_id(args.repo_id)
     # A dry run asks nobody, not even whose a bare name is.
@@ -47,7 +47,7 @@ def _publish(kind: str, args):
     publications = [] if kind == "results" else _publications(kind, args.source, options)
     if args.dry_run:
         texts = [describe(one) for one in publications] or [describe_results(*args.source, **options)]
-        if collection:
+        if collection and has_several(*args.source):
             gathered = ", ".join(one.repo_id for one in publications)
             texts.append(f"The collection {repo_id.split('/')[-1]!r} gathers {gathered}.")
         print("\n\n".join(texts))

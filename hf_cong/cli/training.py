@@ -23,6 +23,7 @@ def demo(argv: list[str]):
 
 def train(argv: list[str]):
     from accelerate import PartialState
+    from huggingface_hub import constants
     from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
     from ..cong_config import ConGConfig
@@ -72,6 +73,8 @@ def train(argv: list[str]):
     for stage, counts in trainer.stage_counts.items():
         print(f"{stage}: {_count_line(counts)}")
     print(f"The model is in {config.output_dir}.")
+    if config.push_to_hub and trainer.is_world_process_zero():
+        print(f"On the Hub it is {constants.ENDPOINT}/{trainer.hub_model_id}.")
 
 
 def build(argv: list[str]):

@@ -41,6 +41,11 @@ def run_repositories(repo_id: str, stages: Iterable[str] = STAGES) -> dict[str, 
     return {stage: f"{repo_id}{_MADE[stage][0]}" for stage in stages}
 
 
+def has_several(output_dir: str | Path) -> bool:
+    """Whether the run in `output_dir` has made what several repositories hold: else there is nothing to gather."""
+    return len(_made(output_dir)) > 1
+
+
 def run_publications(
     output_dir: str | Path,
     *,
@@ -179,7 +184,7 @@ def publish_run(
         output_dir (`str` or `Path`): That of the run.
         publications (`Sequence[Publication]`): What [`run_publications`] returned.
         repo_id (`str`): As it was given there.
-        collection (`bool`, *optional*, defaults to `True`): Whether to gather them.
+        collection (`bool`, *optional*, defaults to `True`): Whether to gather them, if the run has made several.
         replace (`bool`, *optional*, defaults to `False`): Whether to write over other content: see [`publish`].
 
     Returns:
@@ -191,7 +196,7 @@ def publish_run(
     for one in publications:  # all of them may be written before one is
         preflight(one.repo_id, repo_type=one.repo_type, run=one.run, replace=replace)
     published = [publish(one, replace=replace) for one in publications]
-    if collection:
+    if collection and has_several(output_dir):
         there = {one.repo_id for one in publications}
         stages = [stage for stage, name in run_repositories(repo_id, _MADE).items() if name in there]
         _gather(output_dir, repo_id, stages, private=publications[0].private)

@@ -189,6 +189,7 @@ def test_raw_completions_are_published_as_trl_reads_them(hub, folders, publish):
     assert set(local["beta"]) == {None} and set(local.column_names) - set(rows.column_names) == {"beta"}
     card = head(hub, "org/publish-raw", "datasets")[0].files["README.md"].content.decode()
     assert "| `completion_ids` | `list of int32` | the answer in tokens" in card and "| - |" not in card
+    assert len(set(rows["seed"])) == len(CHATS) and "| `int64` | the seed of this answer" in card
     # Where it was made stays here.
     assert set(local["model"]) == {f"{folders / 'policy'} vs {folders / 'reference'}"}
     assert set(rows["model"]) == {"policy vs reference"}
@@ -397,6 +398,20 @@ def test_a_pair_that_is_not_what_decoded_is_refused(folders, run, publish, tmp_p
     command = ("--source", tmp_path / "run", "--repo_id", "org/publish-moved", "--stages", "pair", "--dry_run")
     status, _, err = publish(*command)
     assert status == 2 and "is not there, or not what it was" in err and "hf-cong publish pair" in err
+
+
+def test_a_model_alone_is_not_gathered(hub, run, publish, tmp_path):
+    """As of a run of DPO on given preferences. A part of a run that has made more joins the others."""
+    copy = shutil.copytree(run, tmp_path / "run")
+    manifest = json.loads((copy / "_cong" / "manifest.json").read_text())
+    manifest["stages"] = {"dpo": manifest["stages"]["dpo"]}
+    (copy / "_cong" / "manifest.json").write_text(json.dumps(manifest))
+    for source, name, gathered in ((copy, "publish-lone", 0), (run, "publish-part", 1)):
+        command = ("--source", source, "--repo_id", f"org/{name}", "--stages", "model")
+        assert publish(*command, "--dry_run")[1].count("The collection") == gathered
+        status, _, err = publish(*command)
+        assert status == 0, err
+        assert [one["title"] for one in hub.collections.values()].count(name) == gathered
 
 
 def test_a_model_of_a_run_is_told_by_its_manifest(hub, run, publish):

@@ -60,7 +60,9 @@ def test_training_by_ids(hub, adapter, tmp_path, capsys):
         "disable_tqdm": True,
     }
     (tmp_path / "cong.yaml").write_text(json.dumps(settings))
-    assert main(["train", "--config", str(tmp_path / "cong.yaml")]) == 0, capsys.readouterr().err
+    status, (out, err) = main(["train", "--config", str(tmp_path / "cong.yaml")]), capsys.readouterr()
+    assert status == 0, err
+    assert f"On the Hub it is {hub.url}/alice/student-cong." in out
     (manifest,) = tmp_path.glob("run/_cong/**/decode-train-*/manifest.json")
     engine = json.loads(manifest.read_text())["identity"]["engine"]
     commit, base_commit = adapter
