@@ -116,6 +116,12 @@ def test_text_of_a_model():
     assert "(https://huggingface.co/org/strong-cong)" not in text  # it does not point to itself
 
 
+def test_one_row_that_was_cut():
+    rows = {"rows_in": 1000, "kept": 999, "dropped": {"truncated": 1}}
+    text = card_of("model", changed(counts={"sft/train": rows})).text
+    assert "- 1 training row was dropped because its completion did not end" in text
+
+
 def test_text_of_stage_one():
     text = card_of("sft").text
     assert "ConG-S" in text and "| SFT | `train` |" in text
