@@ -184,8 +184,8 @@ def _find(repo_id: str, repo_type: str, run: str | None, replace: bool) -> Repos
         owner = f"has files of its own, such as {others[0]!r:.80}"
     raise ValueError(
         f"The {repo_type} {repo_id} {owner}; this is {'a new run' if run is None else f'the run {run!r}'}. Choose "
-        "another `repo_id`, or pass `replace` to have this run's files instead of all that is there; the history "
-        "keeps it."
+        "another `repo_id`, of a trainer its `hub_model_id`. Or pass `replace`, which `hf-cong publish` takes, to "
+        "have this run's files instead of all that is there; the history keeps it."
     )
 
 

@@ -64,7 +64,7 @@ def test_a_name_that_is_taken_is_told_before_the_work(tmp_path, hub):
 def test_a_name_of_another_run_is_told_before_the_work(tmp_path, hub):
     marked = Publication("org/foreign-S", "model", "model", "0123456789abcdef", {"LICENSE": b"x"}, "---\n---\n")
     publish(marked)
-    with pytest.raises(ValueError, match="org/foreign-S belongs to the run '0123456789abcdef'"):
+    with pytest.raises(ValueError, match="org/foreign-S belongs to the run '0123456789abcdef'.*`hub_model_id`"):
         make(tmp_path / "out", "org/foreign", train_dataset=prompts(4))
     assert not (tmp_path / "out" / "_cong").exists()
 
