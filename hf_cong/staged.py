@@ -301,6 +301,7 @@ class StagedRun:
         return vllm.LLM(
             str(directory or self.model),
             revision=None if directory else self._where.get("revision"),
+            load_format="safetensors",
             dtype=_half(self.args) or torch.float32,
             seed=self.args.seed,
             tensor_parallel_size=max(1, torch.accelerator.device_count()),

@@ -358,8 +358,8 @@ def test_one_run_in_the_trackers(tmp_path):
 
 
 def test_card_names_the_method_and_the_paper(tmp_path):
-    made = trainer(tmp_path, pairs(4), weak=False)
-    made.create_model_card(model_name="cong")
+    made = trainer(tmp_path, prompts(6))
+    made.train()
     card = (tmp_path / "README.md").read_text()
     assert "2510.07884" in card and "Contrastive Weak-to-Strong Generalization" in card
     assert "cong" in made.model.model_tags
@@ -604,6 +604,7 @@ def test_a_missing_optimizer_would_change_the_weights_silently(tmp_path, uninter
     shutil.copytree(directory, tmp_path / "out")
     (tmp_path / "out" / "checkpoint-12" / "optimizer.pt").unlink()
     made = trainer_of_long_run(tmp_path / "out")
+    made._begin()
     made._run_stages()
     DPOTrainer.train(made, str(tmp_path / "out" / "checkpoint-12"))
     assert weights(made) != whole
