@@ -530,7 +530,7 @@ KILLS = {
         pytest.param("decode", marks=pytest.mark.slow),
         "sft",
         pytest.param("sample", marks=pytest.mark.slow),
-        "dpo",
+        pytest.param("dpo", marks=pytest.mark.slow),
     ],
 )
 def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, uninterrupted, stage):

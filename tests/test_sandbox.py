@@ -158,6 +158,7 @@ def test_a_built_world_is_found_again_and_another_is_refused(world):
         build_sandbox(root, seed=1, effort=TINY)
 
 
+@pytest.mark.slow
 def test_an_unfinished_world_is_built_again_bit_for_bit(world, tmp_path):
     shutil.copytree(world.strong.parent, tmp_path / "0")
     (tmp_path / "0" / "world.json").unlink()

@@ -44,7 +44,7 @@ def recomputed(greedy, *models, **settings):
 
 
 @pytest.mark.parametrize("with_lora", [False, True])
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_chosen_and_rejected_are_those_of_the_untouched_model(tmp_path, family, with_lora):
     def run(name, **settings):
         checkpointing = {"gradient_checkpointing": family == "llama"}
@@ -165,6 +165,7 @@ def models(tmp_path_factory):
     return root
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_lora", [False, True])
 def test_launches_by_stage_leave_the_bytes_of_one_launch(models, tmp_path, with_lora):
     def peft():

@@ -110,6 +110,7 @@ def test_what_would_make_them_differ_does(models, tmp_path, monkeypatch):
     assert a["model.safetensors"] != seed["model.safetensors"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_lora", [False, True])
 def test_each_takes_over_from_the_other_after_any_stage(models, tmp_path, with_lora):
     def peft():

@@ -155,7 +155,10 @@ def test_user_given_lazy_cache(subjects):
 
 @pytest.mark.parametrize(
     ("family", "backend"),
-    [("llama", "aot_eager"), *(pytest.param(f, "inductor", marks=pytest.mark.slow) for f in ("llama", "gemma3"))],
+    [
+        pytest.param(family, backend, marks=pytest.mark.slow)
+        for family, backend in (("llama", "aot_eager"), ("llama", "inductor"), ("gemma3", "inductor"))
+    ],
 )
 def test_static_cache_compiled_without_graph_breaks(subjects, family, backend):
     compile_config = CompileConfig(mode="default", fullgraph=True, backend=backend)

@@ -115,12 +115,12 @@ def test_large_files_come_back_as_they_were(tmp_path):
 
 
 def test_an_organisation_and_a_bare_name(hub, model):
-    assert full_repo_id("bare") == "alice/bare" and full_repo_id("org/bare") == "org/bare"
-    preflight("org/ours", repo_type="model", run=RUN)
-    publish(publication("org/ours", model))
-    preflight("org/ours", repo_type="model", run=RUN)
-    publish(publication("bare", model))
-    assert HfApi().model_info("alice/bare").private and HfApi().model_info("org/ours").private
+    assert full_repo_id("a-bare-name") == "alice/a-bare-name" and full_repo_id("org/bare") == "org/bare"
+    preflight("org/of-ours", repo_type="model", run=RUN)
+    publish(publication("org/of-ours", model))
+    preflight("org/of-ours", repo_type="model", run=RUN)
+    publish(publication("a-bare-name", model))
+    assert HfApi().model_info("alice/a-bare-name").private and HfApi().model_info("org/of-ours").private
 
 
 def test_a_read_only_folder_is_published(model, tmp_path):

@@ -92,6 +92,7 @@ def writes(hub, since: int) -> list[tuple[str, str, int]]:
 # There and back
 
 
+@pytest.mark.slow
 def test_a_pair_is_published_and_loaded_without_hf_cong(hub, folders, tmp_path):
     source = ["--source", str(folders / "pair")]
     run = subprocess.run(
@@ -507,6 +508,7 @@ def test_a_dry_run_asks_nobody_and_writes_nothing(hub, folders, publish, monkeyp
         assert f"{(folders / 'model' / 'model.safetensors').stat().st_size:,}" in out
 
 
+@pytest.mark.slow
 def test_a_dry_run_of_an_adapter_works_offline(hub, folders, tmp_path):
     run = subprocess.run(
         [*COMMAND, "model", "--source", str(folders / "adapter"), "--repo_id", "some-adapter", "--dry-run"],

@@ -255,13 +255,13 @@ def test_what_has_not_been_trained_is_not_published_as_trained(tmp_path, hub):
 
 
 def test_what_is_measured_after_training_is_in_the_card(tmp_path, hub):
-    made = make(tmp_path, "org/measured", stages=False, train_dataset=pairs(8), eval_dataset=pairs(4))
+    made = make(tmp_path, "org/measured-in-training", stages=False, train_dataset=pairs(8), eval_dataset=pairs(4))
     made.train()
     made.push_to_hub()
-    assert b"eval_loss" not in contents(hub, "org/measured")["README.md"]
+    assert b"eval_loss" not in contents(hub, "org/measured-in-training")["README.md"]
     made.evaluate()
     made.push_to_hub()
-    assert b"| DPO | `eval_loss` |" in contents(hub, "org/measured")["README.md"]
+    assert b"| DPO | `eval_loss` |" in contents(hub, "org/measured-in-training")["README.md"]
 
 
 def test_a_token_among_the_words_of_a_card_is_kept_nowhere(tmp_path, hub, caplog):

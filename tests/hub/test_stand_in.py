@@ -163,9 +163,9 @@ def test_a_token_for_some_namespaces(hub):
     api = HfApi(token="for-org")
     token = api.whoami()["auth"]["accessToken"]
     assert token["role"] == "fineGrained" and token["fineGrained"]["scoped"][0]["entity"]["name"] == "org"
-    api.create_repo("org/finely")
+    api.create_repo("org/some-namespaces")
     with refused(403):
-        api.create_repo("alice/finely")
+        api.create_repo("alice/some-namespaces")
 
 
 def test_a_private_repository_is_not_there_for_others(hub, api):

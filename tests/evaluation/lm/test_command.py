@@ -54,6 +54,7 @@ def scores(result):
     }
 
 
+@pytest.mark.slow
 def test_two_weights_into_one_place(tmp_path, monkeypatch, paths, tasks):
     """By flags and by a file, with one cache of answers: both are kept, and each is its own."""
     out = tmp_path / "out"
