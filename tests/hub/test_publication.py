@@ -55,12 +55,12 @@ def test_what_changed_is_one_commit(hub, model):
 
 
 def test_what_is_gone_is_deleted_and_what_others_added_stays(model):
-    publish(publication("alice/gone", {**model, "LICENSE": b"a licence"}))
-    HfApi().upload_file(path_or_fileobj=b"seen", path_in_repo="curve.png", repo_id="alice/gone")
-    done = publish(publication("alice/gone", model))
-    assert done.changed and {*contents("alice/gone")} == {*model, "README.md", MARKER, "curve.png"}
-    assert len(commits("alice/gone")) == 4
-    assert not publish(publication("alice/gone", model)).changed
+    publish(publication("alice/gone-files", {**model, "LICENSE": b"a licence"}))
+    HfApi().upload_file(path_or_fileobj=b"seen", path_in_repo="curve.png", repo_id="alice/gone-files")
+    done = publish(publication("alice/gone-files", model))
+    assert done.changed and {*contents("alice/gone-files")} == {*model, "README.md", MARKER, "curve.png"}
+    assert len(commits("alice/gone-files")) == 4
+    assert not publish(publication("alice/gone-files", model)).changed
 
 
 def test_visibility_is_asked_for_once(model, caplog):
