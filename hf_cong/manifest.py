@@ -14,7 +14,7 @@ from typing import Any
 from datasets import Dataset
 from peft import PeftConfig
 
-from .cards import adapter_card, describe_source, model_card
+from .cards import describe_source, model_card
 from .chain import Chain
 from .checkpoints import commit_of, content_key, settings_identity
 from .hub.files import is_local
@@ -131,9 +131,10 @@ class RunRecord:
         output_dir = Path(self.chain.args.output_dir)
         name = re.sub(r"[^A-Za-z0-9_]+", "-", model_name or output_dir.absolute().name)[:96].strip("-")
         manifest = read_manifest(self._path) if begun else self._content()
-        card = (adapter_card if manifest["adapter"] else model_card)(
+        card = model_card(
             manifest,
             repo_id=self.pushes.repo_id if self.pushes else name or "model",
+            kind="adapter" if manifest["adapter"] else "model",
             repositories=self.pushes.repositories if self.pushes else None,
             conversational=conversational,
         )

@@ -2,7 +2,7 @@
 """Cards for the Hub, made of a run's manifest and of measured results, and of nothing else."""
 
 from .adding import add_results, keep_results
-from .cards import adapter_card, collection_text, decoding_card, model_card, pair_card
+from .cards import collection_text, decoding_card, model_card, pair_card
 from .dataset_card import dataset_card
 from .licenses import License, combine, describe_source, license_of
 from .reading import measured_as, read_results
@@ -11,7 +11,6 @@ from .results import Result, eval_results_files
 __all__ = [
     "License",
     "Result",
-    "adapter_card",
     "add_results",
     "collection_text",
     "combine",

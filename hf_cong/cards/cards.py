@@ -19,6 +19,7 @@ def model_card(
     manifest: Mapping[str, Any],
     *,
     repo_id: str,
+    kind: str = "model",
     stage: str = "dpo",
     conversational: bool = True,
     results: Sequence[Result] = (),
@@ -28,13 +29,15 @@ def model_card(
     language: str | Sequence[str] | None = None,
 ) -> str:
     """
-    The card of a trained model.
+    The card of a trained model, or of a trained LoRA adapter.
 
     Args:
         manifest (`Mapping`):
             What is known of the run. Every part may be missing, and is then missing from the card.
         repo_id (`str`):
             Where the model is published.
+        kind (`str`, *optional*, defaults to `"model"`):
+            `"model"` or `"adapter"`.
         stage (`str`, *optional*, defaults to `"dpo"`):
             `"dpo"` for the model at the end, `"sft"` for ConG-S, the model after stage I.
         conversational (`bool`, *optional*, defaults to `True`):
@@ -57,32 +60,6 @@ def model_card(
     Raises:
         ValueError: if `repo_id` or `language` is not what it should be, or `system` has no results.
     """
-    return _trained_card(
-        "model", manifest, repo_id, stage, conversational, results, system, repositories, license, language
-    )
-
-
-def adapter_card(
-    manifest: Mapping[str, Any],
-    *,
-    repo_id: str,
-    stage: str = "dpo",
-    conversational: bool = True,
-    results: Sequence[Result] = (),
-    system: str | None = None,
-    repositories: Mapping[str, str] | None = None,
-    license: str | None = None,
-    language: str | Sequence[str] | None = None,
-) -> str:
-    """The card of a trained LoRA adapter; the arguments are those of [`model_card`]."""
-    return _trained_card(
-        "adapter", manifest, repo_id, stage, conversational, results, system, repositories, license, language
-    )
-
-
-def _trained_card(
-    kind, manifest, repo_id, stage, conversational, results, system, repositories, license, language
-) -> str:
     check_repo_id(repo_id)
     known = read_manifest(manifest)
     sources, stages = known["sources"], known["stages"]
@@ -137,7 +114,7 @@ def _tags(known: Mapping[str, Any], stage: str) -> list[str]:
     stages, writing = known["stages"], writing_facts(known)["writing"]
     ran = ["sft"] if stage == "sft" or stages.get("sft") else []
     ran += ["dpo"] if stage == "dpo" and stages.get("dpo") else []
-    method = ["cong", "weak-to-strong"] if stage == "sft" or stages.keys() & {"decode", "sft", "sample"} else []
+    method = ["cong", "weak-to-strong"] if _is_cong(known, stage) else []
     method += ["contrastive-decoding"] if writing == "contrast" else []
     method += ["lora"] if "lora_alpha" in (known["adapter"] or {}) else []
     return [*method, *ran, "alignment", "trl"] if ran else method
@@ -145,10 +122,14 @@ def _tags(known: Mapping[str, Any], stage: str) -> list[str]:
 
 def _cited(known: Mapping[str, Any], stage: str) -> list[str]:
     """The papers of what ran."""
-    stages = known["stages"]
-    method = ["cong"] if stage == "sft" or stages.keys() & {"decode", "sft", "sample"} else []
+    method = ["cong"] if _is_cong(known, stage) else []
     method += papers(writing_facts(known)["writing"])
-    return [*method, "dpo"] if stage == "dpo" and stages.get("dpo") else method
+    return [*method, "dpo"] if stage == "dpo" and known["stages"].get("dpo") else method
+
+
+def _is_cong(known: Mapping[str, Any], stage: str) -> bool:
+    """Whether any stage before DPO ran."""
+    return stage == "sft" or bool(known["stages"].keys() & {"decode", "sft", "sample"})
 
 
 def pair_card(

@@ -12,7 +12,6 @@ from typing import Any
 
 from ..cards import (
     Result,
-    adapter_card,
     eval_results_files,
     measured_as,
     model_card,
@@ -142,9 +141,10 @@ def model_publication(
         source = source_of(base, revision=None if base_model else config.get("revision"))
         manifest = {"adapter": adapter, **manifest, "sources": {**manifest.get("sources", {}), "model": source}}
     results, system, files = _results(evaluation, system, folder, repo_id)
-    card = (adapter_card if kind == "adapter" else model_card)(
+    card = model_card(
         manifest,
         repo_id=repo_id,
+        kind=kind,
         stage=stage,
         conversational=_is_conversational(selected.files),
         results=results,

@@ -80,7 +80,7 @@ def run(
             f"`seeds` must be at least two different numbers, got {list(seeds)}: intervals are over seeds."
         )
     output_dir = Path(output_dir)
-    made = _load_world(world, Path(world_dir or output_dir / "world"), effort, num_workers)
+    made = load_world(world, Path(world_dir or output_dir / "world"), effort, num_workers)
     settings = {
         "world": world,
         "num_prompts": num_prompts or len(made.training_prompts(seeds[0])),
@@ -109,7 +109,8 @@ def run(
     return results
 
 
-def _load_world(name: str, root: Path, effort: float, num_workers: int) -> World:
+def load_world(name: str, root: Path, effort: float, num_workers: int) -> World:
+    """The models and prompts of a world, made in `root` if they are not there."""
     module, kind = WORLDS[name]  # the stories need packages that the sandbox does not
     return getattr(import_module(f".{module}", __package__), kind).make(root, effort=effort, num_workers=num_workers)
 

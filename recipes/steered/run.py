@@ -25,7 +25,7 @@ from hf_cong.sandbox.workers import run_jobs
 from hf_cong.staged import StagedRun
 
 from ..compare.methods import CD, SFT, STRONG, WEAK, Budget, Trial
-from ..compare.worlds import World
+from ..compare.run import load_world
 from .summary import draw, render, summarise
 
 BETAS = (1.0, 2.0, 4.0)  # of the steering; the default goes through stage II
@@ -153,7 +153,7 @@ def run(
     """
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
-    made = _load_world(world, Path(world_dir or output_dir / "world"), effort, num_workers)
+    made = load_world(world, Path(world_dir or output_dir / "world"), effort, num_workers)
     jobs = [(run_trial, made, output_dir / f"seed-{seed}", seed, num_prompts, num_test_prompts) for seed in seeds]
     done = run_jobs(jobs, num_workers=num_workers, log=output_dir / "run.log", description="Seeds")
     records = [record for rows, _ in done for record in rows]
@@ -177,14 +177,6 @@ def run(
     draw(results, output_dir, stage_one=(PAPER, [*STAGE_ONE][2]), stage_two=tuple(STAGE_TWO))
     print(f"\n{render(results)}\n\nTables, samples and pictures: {output_dir}", flush=True)
     return results
-
-
-def _load_world(name: str, root: Path, effort: float, num_workers: int) -> World:
-    if name == "sandbox":
-        from ..compare.worlds import Sandbox as Kind
-    else:  # needs packages that the sandbox does not
-        from ..compare.stories import Stories as Kind
-    return Kind.make(root, effort=effort, num_workers=num_workers)
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from markdown_it import MarkdownIt
 
 from hf_cong.cards import (
     Result,
-    adapter_card,
     dataset_card,
     model_card,
     pair_card,
@@ -123,8 +122,8 @@ STEERED = {"alpha": None, "beta": 2.0, "plausibility_threshold": 0.1}
 KINDS = {
     "model": lambda facts, results, **more: model_card(facts, repo_id=REPO_ID, results=results, **more),
     "sft": lambda facts, results, **more: model_card(facts, repo_id=REPO_ID, stage="sft", results=results, **more),
-    "adapter": lambda facts, results, **more: adapter_card(
-        {**facts, "adapter": facts.get("adapter") or ADAPTER}, repo_id=REPO_ID, results=results, **more
+    "adapter": lambda facts, results, **more: model_card(
+        {**facts, "adapter": facts.get("adapter") or ADAPTER}, repo_id=REPO_ID, kind="adapter", results=results, **more
     ),
     "pair": lambda facts, results, **more: pair_card(facts, repo_id="org/pair", results=results, **more),
     "steered": lambda facts, results, **more: pair_card(

@@ -8,7 +8,7 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM
 
 from hf_cong import ContrastiveLoraPairForCausalLM, ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM
-from hf_cong.cards import adapter_card, dataset_card, decoding_card, model_card, pair_card
+from hf_cong.cards import dataset_card, decoding_card, model_card, pair_card
 from hf_cong.hub.decoding import decoding_files
 from tests.cards.examples import FILES, MANIFEST, python_blocks, source
 from tests.hub.fresh_process import run_fresh
@@ -62,11 +62,11 @@ def cards(hub, tmp_path_factory) -> dict[str, str]:
     lora = LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")
     publish("org/snippet-adapter", get_peft_model(AutoModelForCausalLM.from_pretrained("org/snippet-base"), lora))
     facts = {**MANIFEST, "sources": {"model": source("org/snippet-base", commit)}}
-    found["adapter"] = adapter_card(facts, repo_id="org/snippet-adapter")
+    found["adapter"] = model_card(facts, repo_id="org/snippet-adapter", kind="adapter")
 
     publish("org/snippet-local", tiny_lora("llama", **SHAPE)[0])
-    found["adapter of a local base"] = adapter_card(
-        {**MANIFEST, "sources": {"model": source(LOCAL, None)}}, repo_id="org/snippet-local"
+    found["adapter of a local base"] = model_card(
+        {**MANIFEST, "sources": {"model": source(LOCAL, None)}}, repo_id="org/snippet-local", kind="adapter"
     )
     for kind in PAIRS:
         name, pair = f"org/snippet-{kind.replace(' ', '-')}", make_pair(kind)
