@@ -6,7 +6,6 @@
 
 import functools
 import json
-import math
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -14,14 +13,14 @@ from typing import Any, NoReturn
 
 from accelerate import PartialState
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
-from transformers import AutoConfig, BitsAndBytesConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from trl.trainer.utils import hash_module
+from peft import PeftModel
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import checkpoints, content_key, damage, model_identity, settings_identity, tokenizer_identity
 from .cong_config import ConGConfig
 from .generation import generate_completions
-from .journal import check_identity, differences, replacing
+from .identity import STRONG, UPDATE, check_same_run, cut_alike, rows_per_update, untrained
+from .journal import differences, replacing
 from .pair import ContrastivePairForCausalLM
 from .pair.modeling_stacks import lookup
 from .preferences import build_preference_dataset, build_sft_dataset
@@ -39,13 +38,8 @@ from .stages import (
 )
 from .steering import Steering
 
-_STRONG = ("model", "model_init_kwargs", "quantization", "adapters")  # what `strong_identity` says
 _SFT_RECORD = "identity.json"
-# How the rows of an update are cut into batches, and the name of their number in records.
-_BATCH, _UPDATE = ("per_device_train_batch_size", "gradient_accumulation_steps"), "rows_per_update"
 _WRITING = ("max_new_tokens", "temperature", "top_p", "top_k")
-# Where a model is found and how it is laid out, not what it is.
-_PLACEMENT = ("revision", "cache_dir", "use_safetensors", "device_map", "distributed_config", "attn_implementation")
 
 
 class Chain:
@@ -187,17 +181,17 @@ class Chain:
         PartialState().wait_for_everyone()  # all processes have looked before one writes
         if PartialState().is_main_process:
             with replacing(self.root / "run.json") as temporary:
-                found = {**identity, _UPDATE: _rows_per_update(identity, self.args)}
+                found = {**identity, UPDATE: rows_per_update(identity, self.args)}
                 temporary.write_text(json.dumps(found, indent=2), encoding="utf-8")
 
     def _sft_identity(self, identity: dict[str, Any], rows: Dataset) -> dict[str, Any]:
-        strong = {name: identity[name] for name in (*_STRONG, "tokenizer")}
+        strong = {name: identity[name] for name in (*STRONG, "tokenizer")}
         return {**settings_identity(self.args.sft_settings()), **strong, "rows": content_key(data_rows(rows))}
 
     def policy(self, identity: dict[str, Any], rows: Dataset) -> str:
         """The name of the weights that stage I leaves when it trains on `rows`."""
         if self.args.sft_num_train_epochs == 0:
-            return _untrained(identity)
+            return untrained(identity)
         return self._sft_directory(self._sft_identity(identity, rows)).name.removeprefix("sft-")
 
     def _sft_directory(self, identity: dict[str, Any]) -> Path:
@@ -206,7 +200,7 @@ class Chain:
         if not own.exists():
             for path in sorted(self.root.glob(f"sft-*/{_SFT_RECORD}")):
                 found = json.loads(path.read_text(encoding="utf-8"))
-                if not differences(_cut_alike(identity, found, self.args), found):
+                if not differences(cut_alike(identity, found, self.args), found):
                     return path.parent
         return own
 
@@ -215,7 +209,7 @@ class Chain:
         pair = pair_identity(self.weak, self.weak_id, self.args)
         if self.steering is None:
             return pair, self.weak_tokenizer
-        strong = {name: identity[name] for name in _STRONG}
+        strong = {name: identity[name] for name in STRONG}
         return self.steering.identity(pair, strong), self.steering.tokenizer
 
     # The stages.
@@ -282,7 +276,7 @@ class Chain:
         PartialState().wait_for_everyone()  # all processes have looked before one writes
         if PartialState().is_main_process and not (directory / _SFT_RECORD).exists():
             with replacing(directory / _SFT_RECORD) as temporary:
-                found = {**identity, _UPDATE: _rows_per_update(identity, self.args)}
+                found = {**identity, UPDATE: rows_per_update(identity, self.args)}
                 temporary.write_text(json.dumps(found, indent=2), encoding="utf-8")
         PartialState().wait_for_everyone()
         return directory
@@ -321,7 +315,7 @@ class Chain:
             tokenizer (`PreTrainedTokenizerBase`): Its tokenizer.
             identity (`dict[str, Any]`): What [`identity`] returned.
         """
-        writer = policy if self.args.rejected_from == "policy" else _untrained(identity)
+        writer = policy if self.args.rejected_from == "policy" else untrained(identity)
         return {
             name: self._pairs(name, chosen[name], rows, policy, writer, engine, tokenizer)
             for name, rows in sft.items()
@@ -424,72 +418,6 @@ class Chain:
                 f"No row is left of {rows_in} for {stage}: dropped {dropped}. Raise `max_length` ({max_length})."
             )
         return kept
-
-
-def strong_identity(
-    model: str | PreTrainedModel | PeftModel,
-    args: ConGConfig,
-    peft_config: PeftConfig | None = None,
-    quantization_config: BitsAndBytesConfig | None = None,
-    *,
-    weights: str | None = None,
-) -> dict[str, Any]:
-    """
-    What names the strong model as it is before any stage.
-
-    One that is given by name is named by its files or its commit, so that a launch that shards it, or needs only its
-    name, need not load it whole.
-
-    Args:
-        model (`str`, `PreTrainedModel` or `PeftModel`): The model.
-        args ([`ConGConfig`]): Says how it is loaded, if it is given by name.
-        peft_config (`PeftConfig`, *optional*): The adapter that is put on it, before PEFT fills it in.
-        quantization_config (`BitsAndBytesConfig`, *optional*): How it is quantised when it is loaded.
-        weights (`str`, *optional*): A hash of the weights of a model in memory, if one is at hand.
-    """
-    adapters, init = {} if peft_config is None else {"default": peft_config.to_dict()}, None
-    if isinstance(model, str):
-        name = model_identity(model, **lookup(args.model_init_kwargs))
-        init = {"dtype": "float32", **(args.model_init_kwargs or {})}
-        init = {key: str(value).removeprefix("torch.") for key, value in init.items() if key not in _PLACEMENT}
-    else:
-        name = weights or hash_module(model)
-        if isinstance(model, PeftModel):
-            adapters = {name: adapter.to_dict() for name, adapter in model.peft_config.items()}
-    return {
-        "model": name,
-        "model_init_kwargs": init,
-        "quantization": None if quantization_config is None else content_key(quantization_config.to_dict()),
-        "adapters": content_key(adapters),
-    }
-
-
-def check_same_run(identity: dict[str, Any], directory: Path, args: ConGConfig) -> None:
-    """Refuses checkpoints in `directory` that the run of this identity did not write."""
-    try:
-        found = json.loads((directory / "_cong" / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        raise ValueError(
-            f"The checkpoints in {directory} belong to another run, or to none: there is no whole record of it "
-            "(`_cong/run.json`). Use another `output_dir`, or delete them."
-        ) from None
-    check_identity(_cut_alike(identity, found, args), found, directory)
-
-
-def _rows_per_update(identity: dict[str, Any], args: ConGConfig) -> int:
-    return math.prod(identity[name] for name in _BATCH) * args.world_size
-
-
-def _cut_alike(identity: dict[str, Any], found: dict[str, Any], args: ConGConfig) -> dict[str, Any]:
-    """`identity` with the batches of `found`, if both take as many rows to an update: then it is the same training."""
-    if _rows_per_update(identity, args) != found.get(_UPDATE):
-        return identity
-    return {**identity, **{name: found[name] for name in _BATCH}}
-
-
-def _untrained(identity: dict[str, Any]) -> str:
-    """The name of the strong model's weights before any stage."""
-    return content_key("untrained", {name: identity[name] for name in _STRONG})
 
 
 def _select(dataset: Dataset, prompt_ids: list[str]) -> Dataset:

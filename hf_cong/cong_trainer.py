@@ -25,22 +25,23 @@ from transformers import (
     TrainerCallback,
     set_seed,
 )
-from transformers.trainer_utils import HubStrategy, TrainOutput
+from transformers.trainer_utils import TrainOutput
 from trl import DPOTrainer
 
-from .chain import Chain, check_same_run, strong_identity
+from .chain import Chain
 from .checkpoints import SealCheckpoints, check_resumable, commit_of, content_key, last_whole_checkpoint
 from .cong_config import ConGConfig
-from .hub.publication import Published
+from .identity import check_same_run, strong_identity
 from .lending import fine_tune
-from .manifest import RunRecord, last_measures
+from .manifest import RunRecord
+from .publishing import PublishesItsRun
 from .stages import check_prompt_lengths, check_strong_model, data_rows, reported, share, warn_of_rounding
 from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
 
 logger = logging.getLogger(__name__)
 
 
-class ConGTrainer(EndsOnce, DPOTrainer):
+class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
     r"""
     Trainer for Contrastive Weak-to-Strong Generalization (ConG): trains a strong model on what a weak pair knows.
 
@@ -63,8 +64,8 @@ class ConGTrainer(EndsOnce, DPOTrainer):
     The result is saved to `output_dir`. What is pushed goes through `hf_cong.hub`: listed files only, private unless
     said otherwise, read again afterwards; with `push_stages_to_hub`, as soon as a stage ends.
 
-    Overrides `train`, `training_step`, `evaluate`, `_save`, the two hooks that prepare data, those of cards and
-    pushes, and `_init_training_state` (see [`EndsOnce`]); never the loss.
+    Overrides `train`, `training_step`, `evaluate`, `_save`, the two hooks that prepare data, and those of
+    [`PublishesItsRun`] and [`EndsOnce`]; never the loss.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`):
@@ -315,79 +316,6 @@ class ConGTrainer(EndsOnce, DPOTrainer):
         self._chain, self._identity, self.stage_counts = chain, identity, chain.stage_counts
         self._record = RunRecord(chain, self._record.adapter_base)
         self._begin()
-
-    def _begin(self):
-        if not self._record.facts:
-            adapter = self.model.peft_config["default"] if is_peft_model(self.model) else None
-            self._record.begin(self._identity, self.model.config.name_or_path, adapter)
-
-    def _keep(self, **card: str | list[str] | None):
-        """Saves the model as it is, the manifest, and the card."""
-        self._begin()
-        if self.state.log_history:
-            self._record.measures["dpo"] = last_measures(self.state.log_history)
-        self.save_model(_internal_call=True)
-        self._record.write()
-        self.create_model_card(**card)
-
-    # What transformers and TRL do with the Hub: through `hf_cong.hub`, in the main process only.
-
-    def init_hf_repo(self, token=None, private=None):
-        if token is not None:
-            raise ValueError("`token` is not taken. Log in with `hf auth login`, or set `HF_TOKEN`.")
-        if private is not None:
-            self.args.hub_private_repo = private
-        self._record.connect()
-        if self._record.pushes is not None:
-            self._record.pushes.private = self.args.hub_private_repo
-            self.hub_model_id, self.push_in_progress = self._record.pushes.repo_id, None
-
-    def create_model_card(self, model_name=None, dataset_name=None, tags=None):
-        self._begin()
-        conversational = self._tokenizer.chat_template is not None
-        self._record.write_card(model_name, dataset_name, tags, conversational=conversational)
-
-    def push_to_hub(
-        self, commit_message="End of training", blocking=True, token=None, revision=None, private=None, **kwargs
-    ) -> Published | None:
-        """
-        Saves the model, then publishes it, and what could not be published before.
-
-        Args:
-            commit_message (`str`, *optional*, defaults to `"End of training"`):
-                Title of the commit.
-            private (`bool`, *optional*):
-                Whether a new repository is private. Defaults to `args.hub_private_repo`.
-            kwargs:
-                `model_name`, `dataset_name` and `tags`, for [`create_model_card`].
-
-        Returns:
-            [`Published`]: where it is, in the main process.
-
-        Raises:
-            ValueError: for the other arguments of transformers: `token`, `revision` and `blocking=False`; or if the
-                run has ended in another launch, and this trainer has its untrained model.
-            RuntimeError: if something could not be published. It is all on disk.
-        """
-        if revision is not None or not blocking:
-            raise ValueError("`push_to_hub` waits, and writes the main branch: leave out `revision` and `blocking`.")
-        self.callback_handler.on_push_begin(self.args, self.state, self.control)
-        self.init_hf_repo(token, private)
-        self._begin()
-        if self.state.global_step == 0 and self._record.finished:
-            raise ValueError(
-                f"This trainer has not trained, and {self.args.output_dir} has the model of the same run when it had "
-                "ended, which `push_to_hub` would replace. Publish that one with `hf-cong publish run --source "
-                f"{self.args.output_dir}`, or call `train` first."
-            )
-        self._keep(**kwargs)
-        return None if self._record.pushes is None else self._record.pushes.finish(commit_message)
-
-    def _push_from_checkpoint(self, checkpoint_folder):
-        if self._record.pushes is not None and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
-            self.callback_handler.on_push_begin(self.args, self.state, self.control)
-            message = f"Training in progress, step {self.state.global_step}"
-            self._record.pushes.push_checkpoint(checkpoint_folder, message)
 
     @functools.cached_property
     def _identity(self) -> dict:

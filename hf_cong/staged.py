@@ -27,11 +27,12 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
-from .chain import Chain, strong_identity
+from .chain import Chain
 from .checkpoints import commit_of, content_key, damage, seal
 from .cong_config import ConGConfig
 from .cong_trainer import ConGTrainer
 from .engines import Engine
+from .identity import strong_identity
 from .lending import FineTuner, train_and_keep
 from .manifest import RunRecord
 from .pair.modeling_stacks import lookup
