@@ -88,13 +88,29 @@ class ConGConfig(DPOConfig):
             [`Steering`]. `plausibility_threshold` is then the strong model's, and `alpha` is not used.
         rejected_from (`str`, *optional*, defaults to `"policy"`):
             `"policy"`: the strong model as stage I leaves it writes the rejected completions, as in the paper.
-            `"base"`: the untouched strong model does.
+            `"base"`: the untouched strong model does. `"worst"`: the one of the `num_chosen_samples` with the lowest
+            reward; nothing is sampled, and a prompt whose best and worst are one text has no pair.
         steering_beta (`float`, *optional*, defaults to `2.0`):
             β, at least 0, of `"steered"`: F = log π_strong + β·(log π_post − log π_pre). More reward and less variety
             the larger it is: see `recipes/steered`.
         beam_width, successors_per_beam, chunk_length (`int`, *optional*, default to `4`, `4` and `5`):
             W, K and L of [`weak_to_strong_search`], by which `"steered"` writes where pair and strong model cannot be
             one model: other tokenizers, or other families. β and τ have no part in it.
+
+        > Parameters that rank and filter by the weak pair's implicit reward: see [`Refinement`]
+
+        num_chosen_samples (`int`, *optional*, defaults to `1`):
+            n completions of each prompt by the writer of `chosen`; of several, the one with the highest
+            length-controlled reward is kept.
+        chosen_share (`float`, *optional*, defaults to `1.0`):
+            In (0, 1]: the share of the chosen completions to keep, those with the highest length-controlled reward
+            (of several samples, of the best).
+        drop_contradicting (`bool`, *optional*, defaults to `False`):
+            Whether to drop the pairs whose rejected completion has the higher length-controlled reward.
+        reward_margin (`float`, *optional*, defaults to `0.0`):
+            γ, at least 0. Stage II asks of each pair the margin m = γ·(r(chosen) − r(rejected)), of plain rewards in
+            nats: its loss is −log σ(β·Δ − m). `rewards/chosen`, and so `rewards/margins` and `rewards/accuracies`, are
+            then logged less m: what is gained beyond the margin. So it is with evaluation data.
 
         > Parameters that control decoding and sampling
 
@@ -125,6 +141,13 @@ class ConGConfig(DPOConfig):
             Epochs of the supervised fine-tuning; `0` skips it.
         sft_kwargs (`dict[str, Any]`, *optional*):
             Any other field of [`~trl.SFTConfig`], for stage I only.
+
+        > Parameters that control the result, and what is seen of it
+
+        merge_adapter (`bool`, *optional*, defaults to `False`):
+            With an adapter, whether the result in `output_dir` is the merged model instead of the adapter.
+        log_completions (`bool`, *optional*, defaults to `False`):
+            Whether to log a table of completions at every evaluation.
 
         > Parameters that control publishing, beside `push_to_hub` and `hub_model_id`
 
@@ -213,8 +236,8 @@ class ConGConfig(DPOConfig):
     rejected_from: str = field(
         default="policy",
         metadata={
-            "help": "Who writes the rejected ones: the strong model after stage I, or before it.",
-            "choices": ["policy", "base"],
+            "help": "Who writes the rejected ones: the strong model after stage I, or before it; or the worst sample.",
+            "choices": ["policy", "base", "worst"],
         },
     )
     steering_beta: float = field(
@@ -223,6 +246,20 @@ class ConGConfig(DPOConfig):
     beam_width: int = field(default=4, metadata={"help": "Steering across vocabularies: hypotheses kept."})
     successors_per_beam: int = field(default=4, metadata={"help": "Steering across vocabularies: samples of each."})
     chunk_length: int = field(default=5, metadata={"help": "Steering across vocabularies: tokens per selection."})
+
+    # Parameters that rank and filter by the weak pair's implicit reward
+    num_chosen_samples: int = field(
+        default=1, metadata={"help": "Completions of each prompt by the writer of `chosen`; the best is kept."}
+    )
+    chosen_share: float = field(
+        default=1.0, metadata={"help": "Share in (0, 1] of the chosen completions to keep, by implicit reward."}
+    )
+    drop_contradicting: bool = field(
+        default=False, metadata={"help": "Whether to drop pairs whose implicit rewards contradict the label."}
+    )
+    reward_margin: float = field(
+        default=0.0, metadata={"help": "Weight of the weak pair's reward margin inside the DPO loss; 0 turns it off."}
+    )
 
     # Parameters that control decoding and sampling
     max_new_tokens: int = field(default=2048, metadata={"help": "Longest completion, decoded or sampled, in tokens."})
@@ -244,6 +281,14 @@ class ConGConfig(DPOConfig):
     sft_num_train_epochs: float = field(default=2.0, metadata={"help": "Epochs of stage I; 0 skips it."})
     sft_kwargs: dict[str, Any] | str | None = field(
         default=None, metadata={"help": "Any other field of `SFTConfig`, for stage I only."}
+    )
+
+    # Parameters that control the result, and what is seen of it
+    merge_adapter: bool = field(
+        default=False, metadata={"help": "Whether the result is the merged model instead of the adapter."}
+    )
+    log_completions: bool = field(
+        default=False, metadata={"help": "Whether to log a table of completions at every evaluation."}
     )
 
     # Parameters that control publishing
@@ -271,6 +316,7 @@ class ConGConfig(DPOConfig):
             )
         self._check_numbers()
         self._check_writers()
+        self._check_refinements()
         self._check_sft_kwargs()
 
     def _check_hub(self):
@@ -305,7 +351,8 @@ class ConGConfig(DPOConfig):
             **dict.fromkeys(("temperature", "top_p"), int | float),
             **dict.fromkeys(("sft_learning_rate", "sft_num_train_epochs"), int | float),
             **dict.fromkeys(("max_new_tokens", "generation_batch_size", "top_k"), int),
-            **dict.fromkeys(("beam_width", "successors_per_beam", "chunk_length"), int),
+            **dict.fromkeys(("beam_width", "successors_per_beam", "chunk_length", "num_chosen_samples"), int),
+            **dict.fromkeys(("chosen_share", "reward_margin"), int | float),
         }
         for name, kind in numbers.items():
             value = getattr(self, name)
@@ -315,10 +362,11 @@ class ConGConfig(DPOConfig):
         check_alpha(self.alpha, self.plausibility_threshold)
         if not 0 <= self.steering_beta < math.inf:
             raise ValueError(f"`steering_beta` must be finite and at least 0, got {self.steering_beta!r}.")
-        for name in ("max_new_tokens", "generation_batch_size", "beam_width", "successors_per_beam", "chunk_length"):
+        widths = ("beam_width", "successors_per_beam", "chunk_length", "num_chosen_samples")
+        for name in ("max_new_tokens", "generation_batch_size", *widths):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)!r}.")
-        for name in ("top_k", "sft_learning_rate", "sft_num_train_epochs"):
+        for name in ("top_k", "sft_learning_rate", "sft_num_train_epochs", "reward_margin"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"`{name}` must be finite and at least 0, got {getattr(self, name)!r}.")
         if not 0 < self.temperature < math.inf:
@@ -328,9 +376,11 @@ class ConGConfig(DPOConfig):
             )
         if not 0 < self.top_p <= 1:
             raise ValueError(f"`top_p` must lie in (0, 1], got {self.top_p!r}. 1 turns it off.")
+        if not 0 < self.chosen_share <= 1:
+            raise ValueError(f"`chosen_share` must lie in (0, 1], got {self.chosen_share!r}. 1 keeps all of them.")
 
     def _check_writers(self):
-        writers = {"chosen_from": ("weak", "steered"), "rejected_from": ("policy", "base")}
+        writers = {"chosen_from": ("weak", "steered"), "rejected_from": ("policy", "base", "worst")}
         for name, known in writers.items():
             if getattr(self, name) not in known:
                 choice = " or ".join(map(repr, known))
@@ -349,6 +399,31 @@ class ConGConfig(DPOConfig):
                         f"`{name}` is {getattr(self, name)!r}, and nothing is steered. Set `chosen_from='steered'`, "
                         f"or leave `{name}` out."
                     )
+
+    def _check_refinements(self):
+        if self.rejected_from == "worst" and self.num_chosen_samples < 2:
+            raise ValueError(
+                f"`rejected_from='worst'` needs several samples to choose from, got `num_chosen_samples="
+                f"{self.num_chosen_samples}`. Set it to 2 or more."
+            )
+        if self.rejected_from == "worst" and self.drop_contradicting:
+            raise ValueError(
+                "`drop_contradicting` has nothing to drop: with `rejected_from='worst'` the rewards made the order. "
+                "Leave it out."
+            )
+        if self.reward_margin == 0:
+            return
+        if not self.precompute_ref_log_probs:
+            raise ValueError(
+                "`reward_margin` is added to the precomputed log-probabilities of the reference. Leave "
+                "`precompute_ref_log_probs=True`."
+            )
+        if set(self.loss_type) - {"sft"} != {"sigmoid"} or self.f_divergence_type != "reverse_kl" or self.beta <= 0:
+            raise ValueError(
+                f"`reward_margin` is a margin inside the loss 'sigmoid' (beside it, 'sft') with "
+                f"`f_divergence_type='reverse_kl'` and `beta` above 0, got {repr(self.loss_type)[:80]}, "
+                f"{self.f_divergence_type!r} and {self.beta!r}. Use these, or leave `reward_margin` out."
+            )
 
     def _check_sft_kwargs(self):
         known = {f.name for f in fields(SFTConfig) if f.init}
