@@ -7,10 +7,12 @@
 import functools
 import json
 import os
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
+import torch
 from accelerate import PartialState
 from datasets import Dataset
 from peft import PeftModel
@@ -115,6 +117,8 @@ class Chain:
         self.weak = policy, reference
         names = (model.name_or_path if isinstance(model, PreTrainedModel) else model for model in self.weak)
         self.weak_names = tuple(names)
+        # Of models in memory, which are the caller's: without a claim on them.
+        self._homes = [(weakref.ref(model), model.device) for model in self.weak if isinstance(model, PreTrainedModel)]
         self.weak_tokenizer = weak_processing_class
         self.decodes = any(not {"chosen", "completion"} & set(data.column_names) for data in self.splits.values())
         if self.decodes:
@@ -225,14 +229,14 @@ class Chain:
 
     def chosen(self, engine: Callable[[], Any] | None, identity: dict[str, Any]) -> dict[str, Dataset]:
         """
-        Stage I, first half: the chosen completions, given or decoded. Afterwards no weak model is held.
+        Stage I, first half: the chosen completions, given or decoded. Afterwards no weak model is held, and those of
+        the caller are on the CPU, until [`bring_weak_home`].
 
         Args:
             engine (`Callable` or `None`): Returns what decodes, if anything is left to decode: [`writer`]. `None` only
                 reads what was decoded before.
             identity (`dict[str, Any]`): What [`identity`] returned.
         """
-        homes = [(model, model.device) for model in self.weak if isinstance(model, PreTrainedModel)]
         engine, chosen = engine and functools.cache(engine), {}
         for name, dataset in self.splits.items():
             rows, self._dropped[name] = read_prompts(dataset, invalid_prompts=self.args.invalid_prompts)
@@ -245,10 +249,20 @@ class Chain:
             )
             if len(chosen[name]) < len(rows):  # in the pair's context
                 self._dropped[name]["too_long_for_pair"] = len(rows) - len(chosen[name])
-        for model, home in homes:  # the caller's own go back to where they were
-            model.to(home)
         self.weak = (None, None)
+        self._move_weak(torch.device("cpu"))
         return chosen
+
+    def bring_weak_home(self) -> None:
+        """Moves the weak models of the caller back to where they were."""
+        self._move_weak(None)
+
+    def _move_weak(self, device: torch.device | None):
+        """Moves those of the caller's weak models that are still there to a device, or home."""
+        for reference, home in self._homes:
+            model = reference()
+            if model is not None:
+                model.to(device or home)
 
     def sft_rows(self, chosen: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
         """What stage I trains on and, but for the split `train`, evaluates on."""

@@ -34,6 +34,7 @@ from .cong_config import ConGConfig
 from .identity import check_same_run, strong_identity
 from .lending import fine_tune
 from .manifest import RunRecord
+from .memory import peak_gib
 from .publishing import PublishesItsRun
 from .stages import check_prompt_lengths, check_strong_model, data_rows, reported, share, warn_of_rounding
 from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
@@ -64,7 +65,7 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
     The result is saved to `output_dir`. What is pushed goes through `hf_cong.hub`: listed files only, private unless
     said otherwise, read again afterwards; with `push_stages_to_hub`, as soon as a stage ends.
 
-    Overrides `train`, `training_step`, `evaluate`, `_save`, the two hooks that prepare data, and those of
+    Overrides `train`, `training_step`, `log`, `evaluate`, `_save`, the two hooks that prepare data, and those of
     [`PublishesItsRun`] and [`EndsOnce`]; never the loss.
 
     Args:
@@ -297,7 +298,8 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
         with reported("dpo"):
             result = super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
-        leave_if_stopped(self)
+            leave_if_stopped(self)
+        self._chain.bring_weak_home()
         self._chain.stages["dpo"] = "finished"
         if self.args.push_stages_to_hub:
             self.push_to_hub()
@@ -310,6 +312,11 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
         loss = super().training_step(model, inputs, num_items_in_batch)
         check_loss(self, loss, batch, ("prompt_ids", "chosen_ids"))
         return loss
+
+    def log(self, logs, start_time=None):
+        if "train_runtime" in logs:  # the last line while the trackers are open
+            logs = {**logs, "memory/dpo_peak_gib": peak_gib()}
+        super().log(logs, start_time)
 
     def take_over(self, chain: Chain, identity: dict) -> None:
         """Makes this stage II of the run whose other stages were launched one by one: see [`StagedRun`]."""
@@ -331,7 +338,8 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
         if args.invalid_prompts == "raise":
             check_prompt_lengths(self.model, self._tokenizer, chain.splits, args.max_new_tokens)
         # The pair is in half precision itself; the strong model, as when it samples, by autocast.
-        with reported("decode"), contextlib.nullcontext() if chain.steering is None else self.accelerator.autocast():
+        autocast = contextlib.nullcontext() if chain.steering is None else self.accelerator.autocast()
+        with reported("decode", self._tell_trackers), autocast:
             chosen = chain.chosen(lambda: chain.writer(lambda: self.model), self._identity)
         clear_device_cache(garbage_collection=True)  # the weak models are gone
         sft = chain.sft_rows(chosen, self._tokenizer)
@@ -366,7 +374,7 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
         """Stage II, first half, with the strong model as it is now."""
         policy = self._chain.policy(self._identity, sft["train"])
         self.model.eval()
-        with reported("sample"), self.accelerator.autocast():
+        with reported("sample", self._tell_trackers), self.accelerator.autocast():
             return self._chain.pairs(chosen, sft, policy, lambda: self.model, self._tokenizer, self._identity)
 
     def _log_counts(self, stage: str):
@@ -375,8 +383,11 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
             if name.startswith(stage):
                 dropped = {f"dropped_{reason}": number for reason, number in counts["dropped"].items()}
                 numbers = {"rows_in": counts["rows_in"], "kept": counts["kept"], **dropped}
-                logs = {f"{name}/{key}": number for key, number in numbers.items()}
-                self.callback_handler.on_log(self.args, self.state, self.control, logs)
+                self._tell_trackers({f"{name}/{key}": number for key, number in numbers.items()})
+
+    def _tell_trackers(self, logs: dict[str, float]):
+        """What is no step of DPO, and so no line of its log."""
+        self.callback_handler.on_log(self.args, self.state, self.control, logs)
 
     def _fine_tune(self, rows: dict[str, Dataset]) -> str:
         """Stage I, second half. Returns the name of the weights that it leaves in the model."""

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from trl import SFTConfig, SFTTrainer
 
 from .checkpoints import SealCheckpoints, damage, last_whole_checkpoint, seal
+from .memory import peak_gib
 from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
 
 logger = logging.getLogger(__name__)
@@ -51,24 +52,34 @@ def lend(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel | PeftM
 
 
 class ForwardLogs(TrainerCallback):
-    """Repeats the logs of an inner trainer to the callbacks of `trainer` under `prefix/`: one run in the trackers."""
+    """
+    Repeats the logs of an inner trainer to the callbacks of `trainer` under `prefix/`: one run in the trackers.
+
+    What begins with `memory/` names its stage itself.
+    """
 
     def __init__(self, trainer: Trainer, prefix: str):
         self.trainer, self.prefix = trainer, prefix
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        logs = {f"{self.prefix}/{name}": value for name, value in logs.items()}
+        own = {name: value for name, value in logs.items() if name.startswith("memory/")}
+        logs = {f"{self.prefix}/{name}": value for name, value in logs.items() if name not in own} | own
         self.trainer.callback_handler.on_log(self.trainer.args, state, self.trainer.control, logs)
 
 
 class FineTuner(EndsOnce, SFTTrainer):
-    """Overrides `training_step`: a loss that is no number ends it."""
+    """Overrides `training_step`: a loss that is no number ends it; and `log`, which says what memory it took."""
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         batch = dict(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
         check_loss(self, loss, batch, ("input_ids",))
         return loss
+
+    def log(self, logs, start_time=None):
+        if "train_runtime" in logs:  # the last line while the trackers are open
+            logs = {**logs, "memory/sft_peak_gib": peak_gib()}
+        super().log(logs, start_time)
 
 
 def fine_tune(trainer: Trainer, settings: dict[str, Any], output_dir: Path, rows: dict[str, Dataset]) -> None:

@@ -112,6 +112,7 @@ class StagedRun:
         record.ended("data")
         if stage == "sft":
             record.ended("sft")
+        self.chain.bring_weak_home()
 
     def decode(self) -> None:
         """Writes the chosen completions with the weak pair, or with the strong model that it steers."""

@@ -4,7 +4,7 @@
 import contextlib
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pyarrow
@@ -19,6 +19,7 @@ from transformers.utils import find_adapter_config_file
 from .checkpoints import commit_of, damage, seal
 from .compatibility import check_same_vocabulary, context_length
 from .cong_config import ConGConfig
+from .memory import peak_gib, peak_is_of, reset_peak
 from .pair import ContrastivePairForCausalLM, StacksConfig
 from .pair.modeling_stacks import load_member, load_tokenizer
 from .prompts import encode_prompt
@@ -29,11 +30,20 @@ _READ = ("prompt", "completion", "chosen", "rejected")  # the columns of a datas
 
 
 @contextlib.contextmanager
-def reported(stage: str) -> Iterator[None]:
-    """Says which stage it is, and of a failure in which process: of several, the error alone does not tell."""
+def reported(stage: str, log: Callable[[dict[str, float]], None] | None = None) -> Iterator[None]:
+    """
+    Says which stage it is and, at its end, what memory it took; of a failure, in which process: the error alone does
+    not tell.
+
+    Args:
+        stage (`str`): The name of the stage.
+        log (`Callable`, *optional*): Also receives the memory, as `memory/<stage>_peak_gib`.
+    """
     PartialState().print(f"ConG {stage} begins.")
+    reset_peak()
     try:
         yield
+        gib = peak_gib()
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -41,6 +51,9 @@ def reported(stage: str) -> Iterator[None]:
         where = f"process {state.process_index} of {state.num_processes}"
         logger.error("Stage %s failed in %s: %s", stage, where, type(error).__name__)
         raise
+    PartialState().print(f"ConG {stage} ends. Peak memory of a process: {gib:.2f} GiB, {peak_is_of()}.")
+    if log is not None:
+        log({f"memory/{stage}_peak_gib": gib})
 
 
 def check_dataset(dataset: Dataset | None, argument: str) -> None:

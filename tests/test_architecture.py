@@ -14,7 +14,7 @@ import hf_cong
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "hf_cong"
 FLOORS = [
-    {"functional", "journal", "report"},
+    {"functional", "journal", "memory", "report"},
     {"prompts", "compatibility", "checkpoints", "weights", "in_place_cache"},
     {"pair", "logits_process", "sampling", "factors", "cards"},
     {"engines", "rewards", "timing", "hub"},
