@@ -46,6 +46,7 @@ _LAZY = {
     "build_preference_dataset": "preferences",
     "ConGConfig": "cong_config",
     "ConGTrainer": "cong_trainer",
+    "train_rounds": "rounds",
     "AuxConfConfig": "baselines.auxconf_config",
     "AuxConfTrainer": "baselines.auxconf_trainer",
     "WSPOConfig": "baselines.wspo_config",
@@ -85,6 +86,7 @@ __all__ = [
     "run_search",
     "run_sweep",
     "sequence_logps",
+    "train_rounds",
     "weak_to_strong_search",
 ]
 

@@ -88,6 +88,15 @@ class RunRecord:
         if self.pushes is not None:
             self.pushes.preflight(self.facts["run"])
 
+    def follow(self, previous: dict[str, Any]) -> None:
+        """Makes this the round after the run of a manifest, of which the strong model is the same. See [`Round`]."""
+        if not self._main:
+            return
+        self.facts["sources"]["model"], earlier = previous["sources"]["model"], previous["settings"]
+        self.facts["settings"]["round"] = earlier.get("round", 1) + 1
+        if "alpha" in self.facts["settings"]:
+            self.facts["settings"]["earlier_alphas"] = [*earlier.get("earlier_alphas", []), earlier["alpha"]]
+
     def fine_tuned(self, directory: Path) -> None:
         """Notes where the weights of stage I are, and what it logged."""
         self.chain.stages["sft"] = f"{directory.name}/final"

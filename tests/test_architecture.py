@@ -34,6 +34,7 @@ FLOORS = [
         "publishing",
         "cong_trainer",
         "staged",
+        "rounds",
         "baselines",
     },
     {"evaluation"},
@@ -56,6 +57,7 @@ TRAINER_FLOOR = [
     "publishing",
     "cong_trainer",
     "staged",
+    "rounds",
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 
