@@ -4,8 +4,11 @@
 import difflib
 import math
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import parse_flag_from_env
 from transformers import TrainingArguments
 from transformers.utils import is_torch_bf16_gpu_available
 from trl import DPOConfig, SFTConfig
@@ -64,7 +67,9 @@ class ConGConfig(DPOConfig):
             `"all"` runs every stage in one launch. `"decode"`, `"sft"`, `"sample"` and `"dpo"` run one stage each, for
             `hf-cong train`: see [`StagedRun`]. [`ConGTrainer`] itself is `"all"`.
         engine (`str`, *optional*, defaults to `"transformers"`):
-            `"vllm"` lets vLLM write in the stages `"decode"` and `"sample"` (one process; needs the package vllm).
+            `"vllm"` lets vLLM write in the stages `"decode"` and `"sample"` (one process; needs the package vllm). It
+            is no part of a run's identity: what either engine has finished is taken as it is, what it has begun only
+            it can finish. The samples of the two differ, their greedy completions but for rounding do not.
 
         > Parameters that control the weak pair
 
@@ -123,8 +128,9 @@ class ConGConfig(DPOConfig):
         top_k (`int`, *optional*, defaults to `0`):
             Top-k of both; `0` turns it off.
         generation_batch_size (`int`, *optional*, defaults to `8`):
-            Prompts per `generate` call and process. In float32 completions do not depend on it, in lower precision
-            only up to rounding; so a stage that was killed is resumed with the same.
+            Prompts per `generate` call and process; vLLM takes 256 or more at a time in any case. In float32
+            completions do not depend on it, in lower precision only up to rounding; so a stage that was killed is
+            resumed with the same.
         drop_truncated (`bool`, *optional*, defaults to `True`):
             Whether to drop the rows whose chosen completion hit `max_new_tokens`: a text cut in the middle, followed
             by an end-of-turn token, teaches the model to stop anywhere.
@@ -303,6 +309,9 @@ class ConGConfig(DPOConfig):
         self._check_hub()
         if self.bf16 is None and not self.fp16:
             self.bf16 = is_torch_bf16_gpu_available() and not self.use_cpu
+        if self.use_cpu or parse_flag_from_env("ACCELERATE_USE_CPU"):
+            # transformers hands `ddp_timeout` to processes on accelerators only; the first to join them says it.
+            PartialState(cpu=True, backend=self.ddp_backend, timeout=timedelta(seconds=self.ddp_timeout))
         super().__post_init__()  # reads arguments that are given as JSON
         self.check_secrets()
         if self.stage not in STAGES:
