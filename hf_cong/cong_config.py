@@ -151,7 +151,10 @@ class ConGConfig(DPOConfig):
         > Parameters that control the result, and what is seen of it
 
         merge_adapter (`bool`, *optional*, defaults to `False`):
-            With an adapter, whether the result in `output_dir` is the merged model instead of the adapter.
+            With an adapter, whether the result in `output_dir`, and the model of stage I, are merged models instead of
+            adapters, in the dtype in which the base is loaded; one that was quantised is loaded again without.
+            Checkpoints stay adapters, and the same run with another choice makes the other of its last one. By
+            default the result is one adapter on the base as it was named.
         log_completions (`bool`, *optional*, defaults to `False`):
             Whether to log a table of completions at every evaluation.
 
