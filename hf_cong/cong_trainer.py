@@ -290,13 +290,14 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
             resume_from_checkpoint = os.fspath(resume_from_checkpoint)
             check_resumable(resume_from_checkpoint)
             check_same_run(self._identity, Path(resume_from_checkpoint).resolve().parent, self.args)
-        if self._pairs_missing:
-            self._run_stages()
-            # The sampler's seed is torch's initial seed, which anything that ran before may have changed.
-            set_seed(self.args.seed)
-        if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+        pairs = self._run_stages() if self._pairs_missing else None
         with reported("dpo"):
+            if pairs is not None:
+                self._take_pairs(pairs)
+                # The sampler's seed is torch's initial seed, which anything that ran before may have changed.
+                set_seed(self.args.seed)
+            if resume_from_checkpoint is True:
+                resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             result = super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
             leave_if_stopped(self)
         self._chain.bring_weak_home()
@@ -333,19 +334,21 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
             strong = strong_identity(self.model, self.args, weights=weights)
         return self._chain.identity(strong, self._tokenizer)
 
-    def _run_stages(self):
+    def _run_stages(self) -> dict[str, Dataset]:
+        """All but DPO. Returns its pairs, and leaves in the model its reference."""
         args, chain = self.args, self._chain
         if args.invalid_prompts == "raise":
             check_prompt_lengths(self.model, self._tokenizer, chain.splits, args.max_new_tokens)
         # The pair is in half precision itself; the strong model, as when it samples, by autocast.
         autocast = contextlib.nullcontext() if chain.steering is None else self.accelerator.autocast()
-        with reported("decode", self._tell_trackers), autocast:
-            chosen = chain.chosen(lambda: chain.writer(lambda: self.model), self._identity)
-        clear_device_cache(garbage_collection=True)  # the weak models are gone
-        sft = chain.sft_rows(chosen, self._tokenizer)
-        self._log_counts("sft")
-        if chain.decodes:
-            self._record.ended("data")
+        with reported("decode", self._tell_trackers):
+            with autocast:
+                chosen = chain.chosen(lambda: chain.writer(lambda: self.model), self._identity)
+            clear_device_cache(garbage_collection=True)  # the weak models are gone
+            sft = chain.sft_rows(chosen, self._tokenizer)
+            self._log_counts("sft")
+            if chain.decodes:
+                self._record.ended("data")
         if args.rejected_from == "base":
             pairs = self._sample(chosen, sft)
         with reported("sft"):
@@ -354,10 +357,14 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
             pairs = self._sample(chosen, sft)
         self._log_counts("dpo")
         self._record.ended("data")
-        self._set_reference()
-
-        self._pairs_missing = False
         self._precompute_model_hash = policy  # names the weights of the reference; no need to read them again
+        return pairs
+
+    def _take_pairs(self, pairs: dict[str, Dataset]):
+        """What DPOTrainer does with data at construction, against the strong model as it is now."""
+        args = self.args
+        self._set_reference()
+        self._pairs_missing = False
         for name, dataset in pairs.items():
             dataset = self._prepare_dataset(dataset, self.processing_class, args, name)
             if self.precompute_ref_logps:

@@ -36,7 +36,7 @@ from .identity import strong_identity
 from .lending import FineTuner, train_and_keep
 from .manifest import RunRecord
 from .pair.modeling_stacks import lookup
-from .stages import check_prompt_lengths, check_strong_model, reported, warn_of_rounding
+from .stages import check_prompt_lengths, check_strong_model, failing_in, reported, warn_of_rounding
 
 _SHARDING = ("deepspeed", "fsdp", "fsdp_config")
 
@@ -175,6 +175,7 @@ class StagedRun:
             engine = functools.cache(lambda: load(final))
             self.chain.pairs(chosen, sft, policy, engine, self.tokenizer, self.identity)
 
+    @failing_in("dpo")
     def trainer(self, **kwargs: Any) -> ConGTrainer:
         """
         The trainer of stage `dpo`: its `train` is DPO on the pairs, against the strong model as `sft` left it.

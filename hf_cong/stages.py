@@ -30,20 +30,10 @@ _READ = ("prompt", "completion", "chosen", "rejected")  # the columns of a datas
 
 
 @contextlib.contextmanager
-def reported(stage: str, log: Callable[[dict[str, float]], None] | None = None) -> Iterator[None]:
-    """
-    Says which stage it is and, at its end, what memory it took; of a failure, in which process: the error alone does
-    not tell.
-
-    Args:
-        stage (`str`): The name of the stage.
-        log (`Callable`, *optional*): Also receives the memory, as `memory/<stage>_peak_gib`.
-    """
-    PartialState().print(f"ConG {stage} begins.")
-    reset_peak()
+def failing_in(stage: str) -> Iterator[None]:
+    """Says of a failure in which stage and process it was: of several, the error alone does not tell."""
     try:
         yield
-        gib = peak_gib()
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:
@@ -51,6 +41,22 @@ def reported(stage: str, log: Callable[[dict[str, float]], None] | None = None) 
         where = f"process {state.process_index} of {state.num_processes}"
         logger.error("Stage %s failed in %s: %s", stage, where, type(error).__name__)
         raise
+
+
+@contextlib.contextmanager
+def reported(stage: str, log: Callable[[dict[str, float]], None] | None = None) -> Iterator[None]:
+    """
+    Says which stage it is and, at its end, what memory it took; and what [`failing_in`] says.
+
+    Args:
+        stage (`str`): The name of the stage.
+        log (`Callable`, *optional*): Also receives the memory, as `memory/<stage>_peak_gib`.
+    """
+    PartialState().print(f"ConG {stage} begins.")
+    reset_peak()
+    with failing_in(stage):
+        yield
+    gib = peak_gib()
     PartialState().print(f"ConG {stage} ends. Peak memory of a process: {gib:.2f} GiB, {peak_is_of()}.")
     if log is not None:
         log({f"memory/{stage}_peak_gib": gib})
