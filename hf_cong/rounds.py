@@ -213,8 +213,8 @@ def _check(
 ) -> None:
     if not isinstance(model, str):
         raise TypeError(
-            f"`model` is a {type(model).__name__}; a run that goes on after a kill loads it by name. Save it, and pass "
-            "the directory."
+            f"`model` is a {type(model).__name__}; a run that goes on after a kill loads it by name. Save it, and "
+            "pass the directory."
         )
     if not isinstance(args, ConGConfig):
         raise TypeError(f"`args` must be a `ConGConfig`, got {type(args).__name__}.")
@@ -236,8 +236,8 @@ def _check(
     check_dataset(train_dataset, "train_dataset")
     if num_rounds > 1 and "rejected" in train_dataset.column_names:
         raise ValueError(
-            "`train_dataset` has pairs, and every round would train on the same. Remove the column `rejected`, so that "
-            "each round samples its own; or leave `num_rounds` out, and set `num_train_epochs`."
+            "`train_dataset` has pairs, and every round would train on the same. Remove the column `rejected`, so "
+            "that each round samples its own; or leave `num_rounds` out, and set `num_train_epochs`."
         )
     if alphas is None:
         return
