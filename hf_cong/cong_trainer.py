@@ -31,6 +31,7 @@ from trl import DPOTrainer
 from .chain import Chain
 from .checkpoints import SealCheckpoints, check_resumable, commit_of, content_key, last_whole_checkpoint
 from .cong_config import ConGConfig
+from .grouping import GroupsByLength, add_lengths
 from .identity import check_same_run, strong_identity
 from .lending import fine_tune
 from .manifest import RunRecord
@@ -42,7 +43,7 @@ from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
 logger = logging.getLogger(__name__)
 
 
-class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
+class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
     r"""
     Trainer for Contrastive Weak-to-Strong Generalization (ConG): trains a strong model on what a weak pair knows.
 
@@ -66,7 +67,7 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
     said otherwise, read again afterwards; with `push_stages_to_hub`, as soon as a stage ends.
 
     Overrides `train`, `training_step`, `log`, `evaluate`, `_save`, the two hooks that prepare data, and those of
-    [`PublishesItsRun`] and [`EndsOnce`]; never the loss.
+    [`PublishesItsRun`], [`GroupsByLength`] and [`EndsOnce`]; never the loss.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`):
@@ -238,7 +239,9 @@ class ConGTrainer(PublishesItsRun, EndsOnce, DPOTrainer):
             return dataset
         if args.world_size > 1 and args.precompute_ref_log_probs and not dataset.cache_files:
             dataset = share(dataset, self._chain.root / f"given-{content_key(data_rows(dataset))}")
-        return super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        by_length = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
+        return add_lengths(dataset, args.length_column_name) if by_length else dataset
 
     def _precompute_ref_logps(self, dataset, name, batch_size):
         if self._pairs_missing:

@@ -17,6 +17,7 @@ from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallb
 from trl import SFTConfig, SFTTrainer
 
 from .checkpoints import SealCheckpoints, damage, last_whole_checkpoint, seal
+from .grouping import GroupsByLength
 from .memory import peak_gib
 from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
 
@@ -67,7 +68,7 @@ class ForwardLogs(TrainerCallback):
         self.trainer.callback_handler.on_log(self.trainer.args, state, self.trainer.control, logs)
 
 
-class FineTuner(EndsOnce, SFTTrainer):
+class FineTuner(GroupsByLength, EndsOnce, SFTTrainer):
     """Overrides `training_step`: a loss that is no number ends it; and `log`, which says what memory it took."""
 
     def training_step(self, model, inputs, num_items_in_batch=None):

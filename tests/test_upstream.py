@@ -24,6 +24,7 @@ def parameters(function):
     [
         *("_prepare_dataset", "_precompute_ref_logps", "evaluate", "train", "_save"),
         *("init_hf_repo", "create_model_card", "push_to_hub", "_push_from_checkpoint", "_init_training_state"),
+        *("_get_train_sampler", "_set_signature_columns_if_needed", "log"),
     ],
 )
 def test_overridden_methods_take_what_upstream_passes(name):
