@@ -6,7 +6,7 @@ batch, so neither on the order of the prompts. In lower precision that holds up 
 run that was killed goes on with its own batches, on any number of processes, and ends with the same bytes.
 
 Prompts, ids, seeds, journal and columns are the same for every engine. Each samples in its own way, though: only the
-greedy completions of two engines agree.
+greedy completions of two engines agree. So what an engine of one kind has begun, another does not go on with.
 """
 
 import contextlib
@@ -53,6 +53,7 @@ def generate_completions(
     batch_size: int | None = None,
     chat_template_kwargs: dict | None = None,
     invalid_prompts: str = "raise",
+    watch: Callable[[int, int], None] | None = None,
 ) -> datasets.Dataset:
     """
     Writes one completion for every prompt, and keeps them in `output_dir`.
@@ -105,6 +106,9 @@ def generate_completions(
             Variables for the chat template: see [`encode_prompt`].
         invalid_prompts (`str`, *optional*, defaults to `"raise"`):
             `"raise"` refuses an invalid or over-long prompt by its row; `"drop"` leaves it out and counts it.
+        watch (`Callable`, *optional*):
+            Is called in every process with a number of prompts and of tokens: when writing begins, with the prompts
+            that are done already and 0, and after every batch with its own.
 
     Returns:
         `datasets.Dataset`: in the order of the prompts, with the columns `prompt_id`, `prompt`, `completion` (`str`),
@@ -161,15 +165,19 @@ def generate_completions(
     check_manifest(output_dir / _MANIFEST, (_COMPLETIONS,))
     if (output_dir / _MANIFEST).exists():
         return _read_finished(output_dir, identity)
-    _, done = _read_journals(output_dir, plan)
+    header, done = _read_journals(output_dir, plan)
 
     if any(name not in done for name in names):
         loaded = loaded or as_engine(engine())
-        facts = facts or loaded.describe()
+        facts = {**(facts or loaded.describe()), "writer": type(loaded).__name__}
+        # Journals that were begun before there was this check do not say what writes them.
+        if header is not None and "writer" in header["provenance"]["engine"]:
+            check_identity({"writer": facts["writer"]}, header["provenance"]["engine"], output_dir)
         special = loaded.prepare(tokenizer, ids, decoding)
         lengths = [len(row) for row in ids]
         limit = (loaded.context_length or torch.inf) - max_new_tokens
-        fitting = _fitting(lengths, limit, max_new_tokens, invalid_prompts)
+        unreadable = loaded.unreadable(texts)
+        fitting = _fitting(lengths, limit, unreadable, max_new_tokens, invalid_prompts)
         if len(fitting) < len(rows):
             dropped["too_long"] = len(rows) - len(fitting)
         columns = {name: facts[name] for name in ("alpha", "beta", "plausibility_threshold", "model")}
@@ -194,7 +202,7 @@ def generate_completions(
                 for batch in batches
             ]
             answers = contextlib.closing(loaded.complete(requests))
-            with answers as answers, _progress(total, total - sum(map(len, batches)), state) as progress:
+            with answers as answers, _progress(total, total - sum(map(len, batches)), state, watch) as progress:
                 for batch, asked, answered in zip(batches, requests, answers, strict=True):
                     records = [
                         {
@@ -218,8 +226,10 @@ def generate_completions(
     return _read_finished(output_dir, identity)
 
 
-def _fitting(lengths: list[int], limit: int | float, max_new_tokens: int, invalid: str) -> list[int]:
-    """Indices of the prompts that leave room for `max_new_tokens`."""
+def _fitting(
+    lengths: list[int], limit: int | float, unreadable: dict[int, str], max_new_tokens: int, invalid: str
+) -> list[int]:
+    """Indices of the prompts that leave room for `max_new_tokens`, also to those who only read."""
     too_long = [index for index, length in enumerate(lengths) if length > limit]
     if too_long and invalid == "raise":
         first = too_long[0]
@@ -228,12 +238,19 @@ def _fitting(lengths: list[int], limit: int | float, max_new_tokens: int, invali
             f"`max_new_tokens={max_new_tokens}` the engine's context leaves {limit}. Shorten the prompts, lower "
             '`max_new_tokens`, or drop and count such rows with `invalid_prompts="drop"`.'
         )
-    if len(too_long) == len(lengths):
+    if unreadable and invalid == "raise":
+        first = min(unreadable)
+        raise ValueError(
+            f"Row {first} of the prompts {unreadable[first]} ({len(unreadable)} such rows). Shorten the prompts, "
+            'lower `max_new_tokens`, or drop and count such rows with `invalid_prompts="drop"`.'
+        )
+    fitting = [index for index in range(len(lengths)) if index not in {*too_long, *unreadable}]
+    if not fitting:
         raise ValueError(
             f"All {len(lengths)} prompts are too long; with `max_new_tokens={max_new_tokens}` the engine's context "
             f"leaves {limit} tokens. Lower `max_new_tokens` or shorten the prompts."
         )
-    return [index for index, length in enumerate(lengths) if length <= limit]
+    return fitting
 
 
 def _batches(indices: list[int], lengths: list[int], batch_size: int) -> list[list[int]]:
@@ -243,10 +260,14 @@ def _batches(indices: list[int], lengths: list[int], batch_size: int) -> list[li
 
 
 @contextlib.contextmanager
-def _progress(total: int, done: int, state: PartialState) -> Iterator[Callable[[int, int], None]]:
+def _progress(
+    total: int, done: int, state: PartialState, watch: Callable[[int, int], None] | None
+) -> Iterator[Callable[[int, int], None]]:
     """A bar of this process's prompts with tokens/s; yields `advance(prompts, tokens)`."""
     start, written = time.perf_counter(), 0
     options = {"desc": "Writing completions", "unit": "prompt", "disable": not state.is_main_process}
+    watch = watch or (lambda prompts, tokens: None)
+    watch(done, 0)
     with tqdm(total=total, initial=done, **options) as bar:
 
         def advance(prompts: int, tokens: int) -> None:
@@ -254,6 +275,7 @@ def _progress(total: int, done: int, state: PartialState) -> Iterator[Callable[[
             written += tokens
             bar.set_postfix_str(f"{written / (time.perf_counter() - start):.0f} tokens/s", refresh=False)
             bar.update(prompts)
+            watch(prompts, tokens)
 
         yield advance
 

@@ -8,7 +8,7 @@ import weakref
 
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, concatenate_datasets
 from peft import LoraConfig, get_peft_model
 from transformers import TrainerCallback
 
@@ -137,6 +137,37 @@ def test_a_search_goes_on_where_it_stopped(tmp_path):
         journal.write_bytes(b"".join(lines[:kept]) + lines[kept][:40])
         assert run("cut").to_list() == whole.to_list()
         assert journal.read_bytes() == b"".join(lines)
+
+
+def test_a_prompt_too_long_for_the_pair_is_refused_or_dropped_before_any_is_searched(tmp_path):
+    # For the strong model there is room.
+    long = Dataset.from_list([{"prompt": [{"role": "user", "content": "old fox " * 40}]}])
+    data = concatenate_datasets([prompts(3), long])
+    tokenizer = tiny_tokenizer(4)
+    pair = weak_pair("llama", tokenizer)
+    for model in pair:
+        model.config.max_position_embeddings = 64
+    weak = dict(zip(("weak_model", "weak_reference_model"), pair, strict=True), weak_processing_class=tokenizer)
+    with pytest.raises(ValueError, match=r"Row 3 of the prompts has \d+ tokens for the pair, whose context leaves 56"):
+        steered_trainer(tmp_path / "raise", "search", data, **weak).train()
+    assert not list(tmp_path.glob("raise/_cong/decode-*/journal*"))
+    made = steered_trainer(tmp_path / "drop", "search", data, settings={"invalid_prompts": "drop"}, **weak)
+    made.train()
+    assert len(written(tmp_path / "drop", "decode")) == 3
+    assert made.stage_counts["sft/train"]["dropped"]["too_long_for_pair"] == 1
+
+
+def test_what_one_engine_has_begun_another_does_not_go_on_with(tmp_path):
+    settings = {"tokenizer": tiny_tokenizer(), "max_new_tokens": 4, "batch_size": 2, "engine_id": "strong"}
+    searching = SearchEngine(strong(), ImplicitReward(*weak_pair(), tiny_tokenizer()), **SEARCH)
+    whole = generate_completions(prompts(4), strong, output_dir=tmp_path / "a", **settings)
+    journal = tmp_path / "a" / "journal-00000.jsonl"
+    assert generate_completions(prompts(4), searching, output_dir=tmp_path / "a", **settings).to_list() == [*whole]
+    (tmp_path / "a" / "manifest.json").unlink()
+    journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:3]))
+    with pytest.raises(ValueError, match="`writer` 'TransformersEngine' there, 'SearchEngine' here"):
+        generate_completions(prompts(4), searching, output_dir=tmp_path / "a", **settings)
+    assert generate_completions(prompts(4), strong, output_dir=tmp_path / "a", **settings).to_list() == [*whole]
 
 
 def test_what_a_search_engine_refuses(tmp_path):

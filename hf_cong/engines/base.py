@@ -51,6 +51,10 @@ class Engine(abc.ABC):
     def context_length(self) -> int | None:
         """Most tokens of a prompt and its completion together; `None` if that is unknown."""
 
+    def unreadable(self, prompts: list[str] | list[list[dict]]) -> dict[int, str]:
+        """What is wrong, by index, with prompts that a model which only reads them has no room for."""
+        return {}
+
     @abc.abstractmethod
     def complete(self, batches: list[list[Request]]) -> Iterator[list[Answer | None]]:
         """The answers of each batch, in order. `None` is still owed; then the iterator ends by raising the reason."""

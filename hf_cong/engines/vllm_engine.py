@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """A `vllm.LLM` in this process. Imported only for one that exists, so vLLM stays optional."""
 
+import itertools
 from collections.abc import Iterator
 
 import vllm
@@ -15,7 +16,8 @@ from .base import Answer, Engine, Request
 
 class VllmEngine(Engine):
     """
-    A vLLM engine. It schedules a batch by itself; the batch size is what is written to the journal at a time.
+    A vLLM engine. It schedules by itself, and gets batches together until they make 256 prompts; a batch is what goes
+    to the journal at a time.
 
     The default sampling parameters that vLLM reads from the model's generation configuration are not used. Seeds are
     per prompt, but rounding follows what vLLM happens to batch, so below float32 a draw may tip between two runs.
@@ -81,13 +83,22 @@ class VllmEngine(Engine):
         return self._config.max_model_len
 
     def complete(self, batches: list[list[Request]]) -> Iterator[list[Answer]]:
-        for batch in batches:
-            outputs = self._llm.generate(
-                [{"prompt_token_ids": request.prompt_ids} for request in batch],
-                [vllm.SamplingParams(**self._options, seed=request.seed) for request in batch],
-                use_tqdm=False,
-            )
-            yield [self._cut(output) for output in outputs]
+        together = []
+        for number, batch in enumerate(batches, start=1):
+            together.append(batch)
+            if sum(map(len, together)) >= self.batch_size or number == len(batches):
+                yield from self._write(together)
+                together = []
+
+    def _write(self, batches: list[list[Request]]) -> list[list[Answer]]:
+        requests = [request for batch in batches for request in batch]
+        outputs = self._llm.generate(
+            [{"prompt_token_ids": request.prompt_ids} for request in requests],
+            [vllm.SamplingParams(**self._options, seed=request.seed) for request in requests],
+            use_tqdm=False,
+        )
+        answers = map(self._cut, outputs)
+        return [list(itertools.islice(answers, len(batch))) for batch in batches]
 
     def _cut(self, output: vllm.RequestOutput) -> Answer:
         (written,) = output.outputs

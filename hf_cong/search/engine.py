@@ -1,15 +1,18 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Weak-to-strong search as an engine of `generate_completions`: journaled, shared over processes, resumed."""
 
+import math
 from collections.abc import Iterator
 
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ..checkpoints import tokenizer_identity
+from ..compatibility import context_length
 from ..engines import Answer, Engine, Request, TransformersEngine
 from ..prompts import encode_prompt, prompt_id
 from ..rewards import ImplicitReward
+from ..rewards.likelihood import encode_prompts
 from ..sampling import Decoding
 from .batches import SearchSettings, search_batches
 from .search import as_sampler
@@ -50,7 +53,7 @@ class SearchEngine(Engine):
         successors_per_beam: int = 4,
         chunk_length: int | None = 5,
     ):
-        self.reward, self._writer, self._seed = reward, TransformersEngine(model), seed
+        self.reward, self._writer, self.seed = reward, TransformersEngine(model), seed
         widths = {"beam_width": beam_width, "successors_per_beam": successors_per_beam, "chunk_length": chunk_length}
         SearchSettings(**widths)  # refuses what is out of range
         self.search = widths
@@ -69,7 +72,7 @@ class SearchEngine(Engine):
             )
         names = ("max_new_tokens", "temperature", "top_k", "top_p", "do_sample")
         own = {name: getattr(decoding, name) for name in names}
-        self._settings = SearchSettings(**self.search, **own, seed=self._seed)
+        self._settings = SearchSettings(**self.search, **own, seed=self.seed)
         self._tokenizer = tokenizer
         self._sampler = as_sampler(self._writer.model, tokenizer, self._settings)
         return special
@@ -77,6 +80,16 @@ class SearchEngine(Engine):
     @property
     def context_length(self) -> int | None:
         return self._writer.context_length
+
+    def unreadable(self, prompts: list[str] | list[list[dict]]) -> dict[int, str]:
+        room = min(context_length(scorer.model) or math.inf for scorer in self.reward.scorers)
+        room -= self._settings.max_new_tokens  # as long as in the writer's tokens
+        lengths = map(len, encode_prompts(self.reward.tokenizer, prompts, self.reward.chat_template_kwargs))
+        return {
+            index: f"has {length} tokens for the pair, whose context leaves {room}"
+            for index, length in enumerate(lengths)
+            if length > room
+        }
 
     def complete(self, batches: list[list[Request]]) -> Iterator[list[Answer]]:
         for batch in batches:
