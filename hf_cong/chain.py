@@ -6,39 +6,30 @@
 
 import functools
 import json
-import os
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from peft import PeftModel
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from .checkpoints import checkpoints, content_key, damage, model_identity, settings_identity, tokenizer_identity
+from .checkpoints import checkpoints, content_key, damage, settings_identity, tokenizer_identity
 from .cong_config import ConGConfig
 from .generation import generate_completions
 from .identity import STRONG, UPDATE, check_same_run, cut_alike, rows_per_update, untrained
 from .journal import differences, replacing
 from .pair import ContrastivePairForCausalLM
-from .pair.modeling_stacks import lookup
 from .preferences import build_preference_dataset, build_sft_dataset
 from .prompts import read_prompts
-from .stages import (
-    adapter_base,
-    check_dataset,
-    data_rows,
-    drop_long_rows,
-    given_completions,
-    load_pair,
-    pair_identity,
-    share,
-    weak_tokenizer,
-)
+from .refinement import SEED_STEP, Refinement
+from .search.engine import SearchEngine
+from .stages import check_dataset, data_rows, drop_long_rows, given_completions, share
 from .steering import Steering
+from .watching.trackers import Trackers, WatchWriting
+from .weak_pair import WeakPair
 
 _SFT_RECORD = "identity.json"
 _WRITING = ("max_new_tokens", "temperature", "top_p", "top_k")
@@ -58,14 +49,15 @@ class Chain:
 
     Attributes:
         splits (`dict[str, datasets.Dataset]`): The data as it came: `train`, and `eval` or `eval_<name>`.
-        weak (`tuple`): The weak models after and before alignment, until they are not needed any more.
+        weak ([`WeakPair`]): The weak models.
+        refinement ([`Refinement`]): What is ranked and dropped by their reward.
         pairs_missing (`bool`): Whether stages are left before DPO.
         root (`Path`): Where the directories of the stages lie.
         stage_counts (`dict[str, dict]`): By stage and split: `rows_in`, `kept`, and `dropped` by reason.
         decodes (`bool`): Whether the weak pair has anything to write.
-        weak_names (`tuple[str, str]`): What the weak model and its reference are called.
         steering ([`Steering`] or `None`): How the strong model writes the chosen completions, if it does.
         stages (`dict[str, dict]`): The directories below `root` of what is finished, by stage and split.
+        trackers ([`Trackers`]): Those of this launch, to be set before a stage that writes.
 
     Raises:
         TypeError: if a dataset is not a map-style `Dataset`, or `weak_model` is a `PeftModel`.
@@ -102,34 +94,23 @@ class Chain:
                 "`prompt`, `chosen` and `rejected`."
             )
         self.stage_counts, self._dropped, self.stages = {}, {}, {}
-        weak = (
+        self.trackers: Trackers | None = None
+        if args.log_completions and (eval_dataset is None or args.eval_strategy == "no"):
+            raise ValueError(
+                "`log_completions` is of evaluations, and there are none: `eval_dataset` is "
+                f"{'None' if eval_dataset is None else 'given'} and `eval_strategy` {str(args.eval_strategy)!r}. Give "
+                "both, or leave `log_completions` out."
+            )
+        self.weak = WeakPair(
+            args,
             args.weak_model_name_or_path if weak_model is None else weak_model,
             args.weak_reference_model_name_or_path if weak_reference_model is None else weak_reference_model,
+            weak_processing_class,
         )
-        policy, reference = (os.fspath(model) if isinstance(model, os.PathLike) else model for model in weak)
-        if isinstance(policy, PeftModel):
-            raise TypeError("`weak_model` is a PeftModel. Save it, and pass the directory: an adapter knows its base.")
-        where = lookup(args.weak_model_init_kwargs)
-        self._weak_where = where, where
-        if isinstance(policy, str) and reference is None:
-            reference, revision = adapter_base(policy, where)
-            self._weak_where = where, {**where, "revision": revision}  # an adapter says which base it fits
-        self.weak = policy, reference
-        names = (model.name_or_path if isinstance(model, PreTrainedModel) else model for model in self.weak)
-        self.weak_names = tuple(names)
-        # Of models in memory, which are the caller's: without a claim on them.
-        self._homes = [(weakref.ref(model), model.device) for model in self.weak if isinstance(model, PreTrainedModel)]
-        self.weak_tokenizer = weak_processing_class
+        self.refinement, self._worst = Refinement(args, self.root, self.weak), {}
         self.decodes = any(not {"chosen", "completion"} & set(data.column_names) for data in self.splits.values())
         if self.decodes:
-            if None in self.weak:
-                raise ValueError(
-                    "A dataset without completions needs the weak pair: `weak_model` (after alignment) and "
-                    "`weak_reference_model` (before). Pass both, a LoRA adapter by its name, or a dataset with the "
-                    "column `chosen`: what `generate_completions` writes with any pair."
-                )
-            if weak_processing_class is None:
-                self.weak_tokenizer = weak_tokenizer(self.weak, self._weak_where, args.trust_remote_code)
+            self.weak.require("A dataset without completions")
         elif args.chosen_from == "steered" and args.stage != "dpo":
             raise ValueError(
                 "`chosen_from='steered'` has nothing to write: the dataset has its completions. Remove the columns "
@@ -140,27 +121,15 @@ class Chain:
                 "`rejected_from='base'` has nothing to write: the dataset has the column `rejected`. Remove it, or "
                 "leave `rejected_from` out."
             )
+        self.refinement.check(self.splits, self.pairs_missing)
         self.steering = None
 
     def meet(self, strong_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """Takes note of the strong model, which with `chosen_from="steered"` writes the chosen completions."""
-        if self.args.chosen_from != "steered":
-            return
-        reference, where = self.weak[1], self._weak_where[1]
-        weak_config = (
-            AutoConfig.from_pretrained(reference, **where, trust_remote_code=self.args.trust_remote_code)
-            if isinstance(reference, str)
-            else reference.config
-        )
-        self.steering = Steering(self.args, strong_config, tokenizer, weak_config, self.weak_tokenizer)
+        if self.args.chosen_from == "steered":
+            self.steering = Steering(self.args, strong_config, tokenizer, self.weak.config(), self.weak.tokenizer)
 
     # The names.
-
-    @functools.cached_property
-    def weak_id(self) -> tuple[str | None, str | None]:
-        """What names the weights of the weak model and of its reference: see [`model_identity`]."""
-        pairs = zip(self.weak, self._weak_where, strict=True)
-        return tuple(None if model is None else model_identity(model, **where) for model, where in pairs)
 
     def identity(self, strong: dict[str, Any], tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
         """What makes this run this run, given what [`strong_identity`] says and the strong model's tokenizer."""
@@ -173,9 +142,9 @@ class Chain:
             "train_dataset": content_key(data_rows(self.splits["train"])),
         }
         if self.pairs_missing:
-            identity["weak_model"], identity["weak_reference_model"] = self.weak_id
-            if self.weak_tokenizer is not None:
-                identity["weak_tokenizer"] = tokenizer_identity(self.weak_tokenizer)
+            identity["weak_model"], identity["weak_reference_model"] = self.weak.id
+            if self.weak.tokenizer is not None:
+                identity["weak_tokenizer"] = tokenizer_identity(self.weak.tokenizer)
         return identity
 
     def claim(self, identity: dict[str, Any]) -> None:
@@ -210,59 +179,77 @@ class Chain:
 
     def writer_identity(self, identity: dict[str, Any]) -> tuple[dict[str, Any], PreTrainedTokenizerBase]:
         """What names whatever writes the chosen completions, and its tokenizer."""
-        pair = pair_identity(self.weak, self.weak_id, self.args)
+        pair = self.weak.identity()
         if self.steering is None:
-            return pair, self.weak_tokenizer
+            return pair, self.weak.tokenizer
         strong = {name: identity[name] for name in STRONG}
         return self.steering.identity(pair, strong), self.steering.tokenizer
 
     # The stages.
 
-    def pair(self) -> ContrastivePairForCausalLM:
-        """Loads the weak pair, or makes it of the models in memory."""
-        return load_pair(self.weak, self.weak_id, self.args)
-
     def writer(self, strong: Callable[[], PreTrainedModel | PeftModel]) -> Any:
         """What writes the chosen completions: the pair, or the strong model, untouched, that it steers."""
-        pair = self.pair()
+        pair = self.weak.load()
         return pair if self.steering is None else self.steering.engine(strong(), pair)
 
     def chosen(self, engine: Callable[[], Any] | None, identity: dict[str, Any]) -> dict[str, Dataset]:
         """
-        Stage I, first half: the chosen completions, given or decoded. Afterwards no weak model is held, and those of
-        the caller are on the CPU, until [`bring_weak_home`].
+        Stage I, first half: the chosen completions, given or decoded, and of several the best. Afterwards no weak
+        model is held unless it is to score pairs, and those of the caller are on the CPU.
 
         Args:
             engine (`Callable` or `None`): Returns what decodes, if anything is left to decode: [`writer`]. `None` only
                 reads what was decoded before.
             identity (`dict[str, Any]`): What [`identity`] returned.
         """
-        engine, chosen = engine and functools.cache(engine), {}
+        reads, engine, samples = engine is None, engine and functools.cache(engine), {}
         for name, dataset in self.splits.items():
             rows, self._dropped[name] = read_prompts(dataset, invalid_prompts=self.args.invalid_prompts)
             given = [column for column in ("chosen", "completion") if column in rows.column_names]
             if given:
-                chosen[name] = given_completions(rows, given[0])
+                samples[name] = [given_completions(rows, given[0])]
                 continue
-            chosen[name] = self._completions(
-                rows, engine, *self.writer_identity(identity), prefix=f"decode-{name}", seed=self.args.seed
-            )
-            if len(chosen[name]) < len(rows):  # in the pair's context
-                self._dropped[name]["too_long_for_pair"] = len(rows) - len(chosen[name])
-        self.weak = (None, None)
-        self._move_weak(torch.device("cpu"))
+            samples[name] = [
+                self._completions(rows, engine, *self.writer_identity(identity), prefix=f"decode-{name}", sample=index)
+                for index in range(self.args.num_chosen_samples)
+            ]
+            if len(samples[name][0]) < len(rows):  # in the pair's context
+                self._dropped[name]["too_long_for_pair"] = len(rows) - len(samples[name][0])
+        engine = None  # what wrote makes room for what scores
+        pair = self._scorer("decode", reads)
+        chosen = {name: self._best(name, split, pair) for name, split in samples.items()}
+        if self.refinement.compares:
+            self.weak.send_away()
+        else:
+            self.weak.release()
         return chosen
 
-    def bring_weak_home(self) -> None:
-        """Moves the weak models of the caller back to where they were."""
-        self._move_weak(None)
+    def _scorer(self, stage: str, reads: bool) -> Callable[[], ContrastivePairForCausalLM]:
+        """What returns the weak pair, loaded once; or, in a stage that only reads, says what has not ended."""
 
-    def _move_weak(self, device: torch.device | None):
-        """Moves those of the caller's weak models that are still there to a device, or home."""
-        for reference, home in self._homes:
-            model = reference()
-            if model is not None:
-                model.to(device or home)
+        def refuse():
+            raise FileNotFoundError(
+                f"Stage `{stage}` of this run has not ended: not all completions have their reward. Run it first, "
+                f"with the same settings: `hf-cong train --config ... --stage {stage}`."
+            )
+
+        def load():
+            clear_device_cache(garbage_collection=True)
+            return self.weak.load()
+
+        return refuse if reads else functools.cache(load)
+
+    def _best(self, name: str, samples: list[Dataset], pair: Callable[[], ContrastivePairForCausalLM]) -> Dataset:
+        """The completion of each prompt that is kept."""
+        if not self.refinement.ranks:
+            return samples[0]
+        ranked = self.refinement.rank(name, samples, pair)
+        self._worst[name] = ranked.worst
+        self._dropped[name] |= ranked.dropped
+        self.stages.setdefault("best", {})[name] = ranked.directory
+        if len(samples) > 1:
+            self._count(f"samples/{name}", **ranked.counts)
+        return ranked.best
 
     def sft_rows(self, chosen: dict[str, Dataset], tokenizer: PreTrainedTokenizerBase) -> dict[str, Dataset]:
         """What stage I trains on and, but for the split `train`, evaluates on."""
@@ -330,29 +317,37 @@ class Chain:
             identity (`dict[str, Any]`): What [`identity`] returned.
         """
         writer = policy if self.args.rejected_from == "policy" else untrained(identity)
-        return {
-            name: self._pairs(name, chosen[name], rows, policy, writer, engine, tokenizer)
-            for name, rows in sft.items()
-        }
+        reads, sides = engine is None, {}
+        for name, rows in sft.items():
+            better = _select(chosen[name], rows["prompt_id"])
+            if "rejected" in self.splits[name].column_names:
+                given, _ = read_prompts(self.splits[name])
+                worse = _select(given_completions(given, "rejected"), rows["prompt_id"])
+            elif self.args.rejected_from == "worst":
+                worse = _select(self._worst[name], rows["prompt_id"])
+            else:
+                worse = self._completions(better, engine, writer, tokenizer, prefix=f"sample-{name}")
+            sides[name] = better, worse
+        engine = None  # what sampled makes room for what scores
+        scorer = self._scorer("sample", reads)
+        pairs = {name: self._pairs(name, *both, policy, scorer, tokenizer) for name, both in sides.items()}
+        self.weak.release()
+        return pairs
 
-    def _pairs(
-        self, name: str, chosen: Dataset, kept: Dataset, policy: str, writer: str, engine, tokenizer
-    ) -> Dataset:
-        chosen = _select(chosen, kept["prompt_id"])
-        if "rejected" in self.splits[name].column_names:
-            rows, _ = read_prompts(self.splits[name])
-            rejected = _select(given_completions(rows, "rejected"), kept["prompt_id"])
-        else:
-            rejected = self._completions(
-                chosen, engine, writer, tokenizer, prefix=f"sample-{name}", seed=self.args.seed + 1
-            )
-        key = content_key(policy, data_rows(chosen), data_rows(rejected), self.args.max_length)
+    def _pairs(self, name: str, chosen: Dataset, rejected: Dataset, policy: str, scorer, tokenizer) -> Dataset:
+        leave_out, facts = {}, []
+        if self.refinement.compares:
+            chosen, rejected, leave_out = self.refinement.compare(name, chosen, rejected, scorer)
+        if {"reward"} <= set(chosen.column_names) & set(rejected.column_names):
+            facts = [chosen["reward"][:], rejected["reward"][:], leave_out]
+        key = content_key(policy, data_rows(chosen), data_rows(rejected), self.args.max_length, *facts)
         directory = self.root / f"pairs-{name}-{key}"
         pairs, counts = build_preference_dataset(
             chosen,
             rejected,
             output_dir=directory if PartialState().is_main_process else None,
             drop_truncated=self.args.drop_truncated,
+            leave_out=leave_out,
         )
         columns = ("chosen", "rejected")
         pairs = self._keep_short(f"dpo/{name}", pairs, counts, columns, tokenizer, self.args.max_length)
@@ -367,28 +362,43 @@ class Chain:
         tokenizer: PreTrainedTokenizerBase,
         *,
         prefix: str,
-        seed: int,
+        sample: int = 0,
     ) -> Dataset:
         """[`generate_completions`] with the settings of the run, in a directory named by all that they depend on."""
         settings = {name: getattr(self.args, name) for name in _WRITING}
+        stage, _, split = prefix.partition("-")
+        seed = self.args.seed + sample * SEED_STEP + (stage == "sample")
         key = content_key(list(prompts["prompt_id"]), engine_id, tokenizer_identity(tokenizer), settings, seed)
         directory = self.root / f"{prefix}-{key}"
         if engine is None and not (directory / "manifest.json").exists():
             own = {**settings, "seed": seed, "engine": engine_id}
-            self._refuse(prefix.split("-")[0], directory, "it has no manifest.json", "manifest.json", own)
+            self._refuse(stage, directory, "it has no manifest.json", "manifest.json", own)
+        # A launch that only reads what another wrote has nothing to tell of it.
+        name = f"{stage}/{split}-{sample + 1}" if sample else f"{stage}/{split}"
+        watch = None if engine is None else WatchWriting(self.trackers, name)
+
+        def load() -> Any:  # what is finished asks for none
+            loaded = engine()
+            if isinstance(loaded, SearchEngine):
+                loaded.seed = seed
+            return loaded
+
         completions = generate_completions(
             prompts.select_columns(["prompt"]),
-            engine or (lambda: None),  # what is finished asks for none
+            load,
             engine_id=engine_id,
             tokenizer=tokenizer,
             output_dir=directory,
             seed=seed,
             batch_size=self.args.generation_batch_size,
             invalid_prompts=self.args.invalid_prompts,
+            watch=watch,
             **settings,
         )
-        stage, _, split = prefix.partition("-")
-        self.stages.setdefault(stage, {})[split] = directory.name
+        if watch is not None:
+            watch.end(completions)
+        if sample == 0:
+            self.stages.setdefault(stage, {})[split] = directory.name
         return completions
 
     def _refuse(self, stage: str, directory: Path, reason: str, record: str, own: dict[str, Any]) -> NoReturn:
@@ -424,14 +434,17 @@ class Chain:
         rows_in, dropped = counts["rows_in"], dict(counts["dropped"])
         if len(kept) < len(rows):
             dropped["too_long"] = len(rows) - len(kept)
-        self.stage_counts[stage] = {"rows_in": rows_in, "kept": len(kept), "dropped": dropped}
-        reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items()) or "none"
-        PartialState().print(f"ConG {stage}: {rows_in} rows in, {len(kept)} kept, dropped: {reasons}")
+        self._count(stage, rows_in, len(kept), dropped)
         if len(kept) == 0:
             raise ValueError(
                 f"No row is left of {rows_in} for {stage}: dropped {dropped}. Raise `max_length` ({max_length})."
             )
         return kept
+
+    def _count(self, stage: str, rows_in: int, kept: int, dropped: dict[str, int]) -> None:
+        self.stage_counts[stage] = {"rows_in": rows_in, "kept": kept, "dropped": dropped}
+        reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items()) or "none"
+        PartialState().print(f"ConG {stage}: {rows_in} rows in, {kept} kept, dropped: {reasons}")
 
 
 def _select(dataset: Dataset, prompt_ids: list[str]) -> Dataset:

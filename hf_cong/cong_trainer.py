@@ -15,7 +15,7 @@ import torch
 from accelerate.utils import is_peft_model
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset, DatasetDict
-from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import PeftConfig, PeftModel
 from transformers import (
     BitsAndBytesConfig,
     DataCollator,
@@ -27,23 +27,52 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput
 from trl import DPOTrainer
+from trl.trainer.utils import create_model_from_path
 
+from .adapters import (
+    check_adapter,
+    check_mergeable,
+    copy_base,
+    find_adapter,
+    is_quantised,
+    load_adapter,
+    load_base,
+    remove_result,
+    save_merged,
+    set_reference,
+    stay_trainable,
+)
 from .chain import Chain
-from .checkpoints import SealCheckpoints, check_resumable, commit_of, content_key, last_whole_checkpoint
+from .checkpoints import (
+    SealCheckpoints,
+    check_resumable,
+    commit_of,
+    content_key,
+    damage,
+    last_whole_checkpoint,
+    model_identity,
+    seal,
+)
 from .cong_config import ConGConfig
 from .grouping import GroupsByLength, add_lengths
 from .identity import check_same_run, strong_identity
 from .lending import fine_tune
 from .manifest import RunRecord
 from .memory import peak_gib
+from .packing import check_rows_apart
+from .pair.modeling_stacks import lookup
 from .publishing import PublishesItsRun
+from .refinement import with_margin
 from .stages import check_prompt_lengths, check_strong_model, data_rows, reported, share, warn_of_rounding
 from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
+from .watching.completions import LogCompletions
+from .watching.pairs import LogsPairs
+from .watching.trackers import Trackers
 
 logger = logging.getLogger(__name__)
 
 
-class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
+class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrainer):
     r"""
     Trainer for Contrastive Weak-to-Strong Generalization (ConG): trains a strong model on what a weak pair knows.
 
@@ -67,7 +96,7 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
     said otherwise, read again afterwards; with `push_stages_to_hub`, as soon as a stage ends.
 
     Overrides `train`, `training_step`, `log`, `evaluate`, `_save`, the two hooks that prepare data, and those of
-    [`PublishesItsRun`], [`GroupsByLength`] and [`EndsOnce`]; never the loss.
+    [`PublishesItsRun`], [`LogsPairs`], [`GroupsByLength`] and [`EndsOnce`]; never the loss.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`):
@@ -164,9 +193,14 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
         weak = {"weak_model": weak_model, "weak_reference_model": weak_reference_model}
         chain = Chain(args, train_dataset, eval_dataset, **weak, weak_processing_class=weak_processing_class)
         self._chain, self.stage_counts = chain, chain.stage_counts
-        self._record = RunRecord(chain, _adapter_base(model, peft_config))
         # Until `train` has written the pairs, every dataset is left as it came.
         self._pairs_missing = chain.pairs_missing
+        adapter = find_adapter(model, peft_config, lookup(args.model_init_kwargs))
+        if adapter is None and args.merge_adapter:
+            raise ValueError("`merge_adapter` needs an adapter to merge. Pass `peft_config`, or leave it out.")
+        if adapter is not None and (self._pairs_missing or args.merge_adapter):
+            check_adapter(adapter, fresh=adapter is peft_config, merge=args.merge_adapter)
+        self._record = RunRecord(chain, _adapter_base(model, peft_config, adapter))
         if self._pairs_missing and args.stage != "all":
             raise ValueError(
                 f"`stage` is {args.stage!r}, and `ConGTrainer` runs every stage that is left. Leave it out, or run "
@@ -185,7 +219,19 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
             self._strong = strong_identity(model, args, peft_config, quantization_config)
             # What is loaded is what was named, and safetensors only.
             safe, named = {"use_safetensors": True}, commit_of(self._strong["model"])
+            where = lookup(args.model_init_kwargs)
             args.model_init_kwargs = {**safe, **(args.model_init_kwargs or {}), **named}
+            if peft_config is not None:
+                peft_config = copy.deepcopy(peft_config)
+                peft_config.revision = named.get("revision")  # who loads the adapter loads this base
+            elif adapter is not None:
+                init = {**args.model_init_kwargs, "trust_remote_code": args.trust_remote_code}
+                if quantization_config is not None:
+                    init["quantization_config"], quantization_config = quantization_config, None
+                if args.world_size > 1:
+                    init["device_map"] = None
+                base = create_model_from_path(adapter.base_model_name_or_path, **init)
+                model = load_adapter(model, base, **commit_of(model_identity(model, **where)))
 
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see `SaveOnSigterm`
         super().__init__(
@@ -212,6 +258,9 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
                 "A sharded model cannot pass from stage to stage in one process. Launch one stage at a time: "
                 "`hf-cong train --stage decode`, then `sft`, `sample` and `dpo`."
             )
+        stay_trainable(self.model)
+        if args.merge_adapter:
+            check_mergeable(self.model)
         warn_of_rounding(self)
         if not self._pairs_missing and args.max_length is not None:
             columns = [self.train_dataset[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
@@ -226,9 +275,14 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
                 )
         if self._pairs_missing:
             check_strong_model(self.model, self._tokenizer, chain.splits, args)
+            if args.sft_num_train_epochs > 0:
+                check_rows_apart(self, args.sft_settings())
             chain.meet(self.model.config, self._tokenizer)
         self._fine_tuning = False
+        chain.trackers = Trackers(args, self.callback_handler)
         self.add_callback(SealCheckpoints())
+        if args.log_completions:
+            self.add_callback(LogCompletions(self))
         if args.push_to_hub and args.stage == "all":
             self._begin()
 
@@ -246,7 +300,10 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
     def _precompute_ref_logps(self, dataset, name, batch_size):
         if self._pairs_missing:
             return dataset
-        return super()._precompute_ref_logps(dataset, name, batch_size)
+        stay_trainable(self.model)
+        dataset = super()._precompute_ref_logps(dataset, name, batch_size)
+        args = self.args
+        return with_margin(dataset, args.reward_margin, args.beta) if args.reward_margin > 0 else dataset
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         if self._pairs_missing:
@@ -254,10 +311,25 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
 
     def _save(self, output_dir=None, state_dict=None):
-        super()._save(output_dir, state_dict)
-        if is_peft_model(self.model) and self.args.should_save:
-            # The reference adapter is stage I's; it is set again on a resume and is no part of the result.
-            shutil.rmtree(Path(output_dir or self.args.output_dir) / "ref", ignore_errors=True)
+        result, kept = Path(self.args.output_dir), self._chain.root / "adapter"
+        directory = Path(output_dir or result)
+        merge = self.args.merge_adapter and (directory.parent, directory.name[:11]) != (result, "checkpoint-")
+        super()._save(str(kept if merge else directory), state_dict)
+        if not (is_peft_model(self.model) and self.args.should_save):
+            return
+        # The reference adapter is stage I's; it is set again on a resume and is no part of the result.
+        shutil.rmtree((kept if merge else directory) / "ref", ignore_errors=True)
+        if merge:
+            self._merge(kept, directory)
+        elif directory == result and kept.exists():  # what was merged here by an earlier launch
+            remove_result(directory, "model")
+            shutil.rmtree(kept)
+
+    def _merge(self, adapter: Path, directory: Path):
+        """Saves the model with an adapter that was saved as one model; the one in memory stays as it is."""
+        by_name = self._sharded or is_quantised(self.model)
+        base = load_base(adapter, self.args) if by_name else copy_base(self.model)
+        save_merged(adapter, base, directory, self.processing_class)
 
     def train(
         self,
@@ -303,7 +375,7 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
                 resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             result = super().train(resume_from_checkpoint or None, trial, ignore_keys_for_eval)
             leave_if_stopped(self)
-        self._chain.bring_weak_home()
+        self._chain.weak.bring_home()
         self._chain.stages["dpo"] = "finished"
         if self.args.push_stages_to_hub:
             self.push_to_hub()
@@ -344,7 +416,7 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
             check_prompt_lengths(self.model, self._tokenizer, chain.splits, args.max_new_tokens)
         # The pair is in half precision itself; the strong model, as when it samples, by autocast.
         autocast = contextlib.nullcontext() if chain.steering is None else self.accelerator.autocast()
-        with reported("decode", self._tell_trackers):
+        with reported("decode", chain.trackers.log):
             with autocast:
                 chosen = chain.chosen(lambda: chain.writer(lambda: self.model), self._identity)
             clear_device_cache(garbage_collection=True)  # the weak models are gone
@@ -352,7 +424,7 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
             self._log_counts("sft")
             if chain.decodes:
                 self._record.ended("data")
-        if args.rejected_from == "base":
+        if args.rejected_from != "policy":
             pairs = self._sample(chosen, sft)
         with reported("sft"):
             policy = self._fine_tune(sft)
@@ -384,7 +456,7 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
         """Stage II, first half, with the strong model as it is now."""
         policy = self._chain.policy(self._identity, sft["train"])
         self.model.eval()
-        with reported("sample", self._tell_trackers), self.accelerator.autocast():
+        with reported("sample", self._chain.trackers.log), self.accelerator.autocast():
             return self._chain.pairs(chosen, sft, policy, lambda: self.model, self._tokenizer, self._identity)
 
     def _log_counts(self, stage: str):
@@ -393,11 +465,7 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
             if name.startswith(stage):
                 dropped = {f"dropped_{reason}": number for reason, number in counts["dropped"].items()}
                 numbers = {"rows_in": counts["rows_in"], "kept": counts["kept"], **dropped}
-                self._tell_trackers({f"{name}/{key}": number for key, number in numbers.items()})
-
-    def _tell_trackers(self, logs: dict[str, float]):
-        """What is no step of DPO, and so no line of its log."""
-        self.callback_handler.on_log(self.args, self.state, self.control, logs)
+                self._chain.trackers.log({f"{name}/{key}": number for key, number in numbers.items()})
 
     def _fine_tune(self, rows: dict[str, Dataset]) -> str:
         """Stage I, second half. Returns the name of the weights that it leaves in the model."""
@@ -412,8 +480,12 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
                 "it goes on from the last checkpoint."
             )
         self._fine_tuning = True
-        fine_tune(self, self.args.sft_settings(), directory, rows)
+        fine_tune(self, self.args.sft_settings(), directory, rows, self._chain.trackers)
         self._fine_tuning = False
+        merged = directory / "merged"
+        if self.args.merge_adapter and self.is_world_process_zero() and damage(merged) is not None:
+            self._merge(directory / "final", merged)
+            seal(merged)
         self._record.fine_tuned(directory)
         self._record.ended("sft")
         return policy
@@ -421,19 +493,17 @@ class ConGTrainer(PublishesItsRun, GroupsByLength, EndsOnce, DPOTrainer):
     def _set_reference(self):
         """Makes the strong model as it is now the reference of stage II."""
         if is_peft_model(self.model):
-            # TRL's own convention for an adapter that was trained before: its copy under the name "ref".
-            if "ref" not in self.model.peft_config:
-                self.model.add_adapter("ref", self.model.peft_config["default"])
-            state = get_peft_model_state_dict(self.model, adapter_name="default", save_embedding_layers=False)
-            set_peft_model_state_dict(self.model, state, adapter_name="ref")
+            set_reference(self.model)
         elif self.ref_model is not None:
             self.accelerator.unwrap_model(self.ref_model).load_state_dict(self.model.state_dict())
 
 
-def _adapter_base(model: str | PreTrainedModel | PeftModel, peft_config: PeftConfig | None) -> str | None:
+def _adapter_base(
+    model: str | PreTrainedModel | PeftModel, peft_config: PeftConfig | None, adapter: PeftConfig | None
+) -> str | None:
     """The name of the model under the adapter that is trained, if one is."""
-    if isinstance(model, PeftModel):
-        return model.peft_config["default"].base_model_name_or_path or ""
-    if peft_config is None:
+    if adapter is None:
         return None
+    if peft_config is None:
+        return adapter.base_model_name_or_path or ""
     return model if isinstance(model, str) else model.name_or_path

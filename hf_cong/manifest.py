@@ -67,11 +67,12 @@ class RunRecord:
         args = self.chain.args
         if not self._main or self.pushes is not None:
             return
-        if self.adapter_base is not None and is_local(self.adapter_base):
+        if self.adapter_base is not None and is_local(self.adapter_base) and not args.merge_adapter:
             raise ValueError(
                 "An adapter is published with the Hub id of its base, and the base of this one, "
-                f"{Path(self.adapter_base).name[:80]!r}, was not loaded by one. Load it by its Hub id; or train "
-                "without `push_to_hub`, and publish with `hf-cong publish run --base_model ID`."
+                f"{Path(self.adapter_base).name[:80]!r}, was not loaded by one. Load it by its Hub id; or set "
+                "`merge_adapter`; or train without `push_to_hub`, and publish with `hf-cong publish run --base_model "
+                "ID`."
             )
         stages = ["model"]
         if args.push_stages_to_hub and self.chain.pairs_missing:
@@ -98,8 +99,8 @@ class RunRecord:
             self.facts["settings"]["earlier_alphas"] = [*earlier.get("earlier_alphas", []), earlier["alpha"]]
 
     def fine_tuned(self, directory: Path) -> None:
-        """Notes where the weights of stage I are, and what it logged."""
-        self.chain.stages["sft"] = f"{directory.name}/final"
+        """Notes where the model of stage I is, and what it logged."""
+        self.chain.stages["sft"] = f"{directory.name}/{'merged' if self.chain.args.merge_adapter else 'final'}"
         state = directory / "trainer_state.json"
         if self._main and state.exists():
             self.measures["sft"] = last_measures(json.loads(state.read_text(encoding="utf-8"))["log_history"])
@@ -143,7 +144,7 @@ class RunRecord:
         card = model_card(
             manifest,
             repo_id=self.pushes.repo_id if self.pushes else name or "model",
-            kind="adapter" if manifest["adapter"] else "model",
+            kind="adapter" if manifest["adapter"] and not manifest["merged"] else "model",
             repositories=self.pushes.repositories if self.pushes else None,
             conversational=conversational,
         )
@@ -192,7 +193,7 @@ def run_facts(chain: Chain, identity: dict[str, Any], model: str, adapter: PeftC
             names = (*_DECODING, *names)
         else:
             names = (*(_STEERING if chain.steering.obstacle is None else _SEARCHING), *names)
-        for role, name in zip(("weak_model", "weak_reference_model"), chain.weak_names, strict=True):
+        for role, name in zip(("weak_model", "weak_reference_model"), chain.weak.names, strict=True):
             sources[role] = _source(name, identity[role])
     given = {} if adapter is None else settings_identity(adapter.to_dict())
     return {
@@ -205,6 +206,7 @@ def run_facts(chain: Chain, identity: dict[str, Any], model: str, adapter: PeftC
             "effective_batch_size": batch,
         },
         "adapter": {name: given[name] for name in _ADAPTER if name in given} or None,
+        "merged": args.merge_adapter,
     }
 
 

@@ -3,6 +3,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import datasets
@@ -65,6 +66,7 @@ def build_preference_dataset(
     *,
     output_dir: str | Path | None = None,
     drop_truncated: bool = True,
+    leave_out: Mapping[str, str] | None = None,
 ) -> tuple[datasets.Dataset, dict]:
     """
     Pairs the completions of two engines for the same prompts.
@@ -79,11 +81,15 @@ def build_preference_dataset(
             Where to save `preferences.parquet` and its `manifest.json`: a folder of their own, or one to write anew.
         drop_truncated (`bool`, *optional*, defaults to `True`):
             Whether to leave out pairs whose chosen completion was cut at the length limit.
+        leave_out (`Mapping[str, str]`, *optional*):
+            Further pairs to leave out, by `prompt_id`, and the reason under which they are counted.
 
     Returns:
         `tuple[datasets.Dataset, dict]`: the columns `prompt_id`, `prompt`, `chosen`, `rejected` (conversational if the
         prompts are), and the counts `{"rows_in", "kept", "dropped": {reason: rows}}`. `rows_in` counts the prompts in
-        either input; the reasons are `missing` (no partner), `empty` (one of the two), `truncated` and `identical`.
+        either input; the reasons are `missing` (no partner), `empty` (one of the two), `truncated`, `identical`, and
+        those of `leave_out`. If both inputs have the column `reward`, as [`score_completions`] adds it, the pairs also
+        have `chosen_reward` and `rejected_reward`.
 
     Raises:
         TypeError: if the completions are no `Dataset`.
@@ -93,7 +99,7 @@ def build_preference_dataset(
     _check_output_dir(output_dir, _PREFERENCES)
     chosen_table, chosen_source = _load(chosen, "chosen")
     rejected_table, rejected_source = _load(rejected, "rejected")
-    kept, dropped = [], Counter()
+    kept, dropped, leave_out = [], Counter(), leave_out or {}
     for name, row in {**chosen_table, **rejected_table}.items():
         better, worse = chosen_table.get(name), rejected_table.get(name)
         reason = None
@@ -105,10 +111,15 @@ def build_preference_dataset(
             reason = "truncated"
         elif better["completion"] == worse["completion"]:
             reason = "identical"
+        elif name in leave_out:
+            reason = leave_out[name]
         if reason is None:
             sides = {"chosen": better["completion"], "rejected": worse["completion"]}
             turns = {side: _as_turn(text, row["prompt"]) for side, text in sides.items()}
-            kept.append({"prompt_id": name, "prompt": row["prompt"], **turns})
+            rewards = {}
+            if "reward" in better and "reward" in worse:
+                rewards = {"chosen_reward": better["reward"], "rejected_reward": worse["reward"]}
+            kept.append({"prompt_id": name, "prompt": row["prompt"], **turns, **rewards})
         else:
             dropped[reason] += 1
     sources = {"chosen": chosen_source, "rejected": rejected_source}
@@ -150,8 +161,8 @@ def _load(completions: datasets.Dataset | str | Path, name: str) -> tuple[dict[s
             f"`{name}` has the columns {completions.column_names}; {missing} are missing. Pass what "
             "`generate_completions` returned, or its `output_dir`."
         )
-    rows = {}
-    for index, row in enumerate(completions.select_columns(list(_REQUIRED))):
+    rows, columns = {}, [name for name in (*_REQUIRED, "reward") if name in completions.column_names]
+    for index, row in enumerate(completions.select_columns(columns)):
         if not isinstance(row["completion"], str):
             raise ValueError(
                 f"Row {index} of `{name}` has the `completion` {repr(row['completion'])[:80]}; it must be a string. "

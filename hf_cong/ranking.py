@@ -66,12 +66,14 @@ def score_completions(
     }
     state, output_dir = PartialState(), Path(output_dir)
     names, done = completions["prompt_id"][:], _read_scores(output_dir, identity)
-    left = [index for index, name in enumerate(names) if name not in done]
+    lengths = [len(text) for text in completions["completion"]]
+    # Of like length together, the longest first: what does not fit in memory fails at once.
+    ordered = sorted(range(len(names)), key=lambda index: (-lengths[index], index))
+    batches = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
+    # The whole batch, though a kill may have left part of it: the same batch gives the same bits.
+    batches = [batch for batch in batches if any(names[index] not in done for index in batch)]
     state.wait_for_everyone()  # all processes have looked before one writes
-    if left:
-        # Of like length together, the longest first: what does not fit in memory fails at once.
-        left.sort(key=lambda index: (-len(completions[index]["completion"]), index))
-        batches = [left[start : start + batch_size] for start in range(0, len(left), batch_size)]
+    if batches:
         batches = batches[state.process_index :: state.num_processes]
         scorer = reward()
         path = output_dir / f"rewards-{state.process_index:05d}.jsonl"
@@ -80,7 +82,7 @@ def score_completions(
             for batch in batches:
                 scores = _score(scorer, completions.select(batch), batch_size)
                 records = [{"prompt_id": names[i], "reward": r} for i, r in zip(batch, scores, strict=True)]
-                journal.append(records)
+                journal.append([record for record in records if record["prompt_id"] not in done])
                 bar.update(len(batch))
         state.wait_for_everyone()
         done = _read_scores(output_dir, identity)

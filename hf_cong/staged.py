@@ -35,8 +35,10 @@ from .engines import Engine
 from .identity import strong_identity
 from .lending import FineTuner, train_and_keep
 from .manifest import RunRecord
+from .packing import check_rows_apart
 from .pair.modeling_stacks import lookup
 from .stages import check_prompt_lengths, check_strong_model, failing_in, reported, warn_of_rounding
+from .watching.trackers import Trackers
 
 _SHARDING = ("deepspeed", "fsdp", "fsdp_config")
 
@@ -100,19 +102,20 @@ class StagedRun:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.identity = self.chain.identity(strong, self.tokenizer)
         self.chain.meet(self._config(), self.tokenizer)
+        self.chain.trackers = Trackers(args)
 
     def launch(self, stage: str) -> None:
         """Runs the stage of this name but `dpo`, of which there is a [`trainer`]."""
         record = RunRecord(self.chain, None if self.peft_config is None else self.model)
         record.begin(self.identity, self.model, self.peft_config)
-        with reported(stage):
+        with reported(stage, self.chain.trackers.log if stage != "sft" else None):
             {"decode": self.decode, "sft": self.sft, "sample": self.sample}[stage]()
         if "sft" in self.chain.stages:
             record.fine_tuned(self.chain.root / self.chain.stages["sft"].split("/")[0])
         record.ended("data")
         if stage == "sft":
             record.ended("sft")
-        self.chain.bring_weak_home()
+        self.chain.weak.bring_home()
 
     def decode(self) -> None:
         """Writes the chosen completions with the weak pair, or with the strong model that it steers."""
@@ -138,7 +141,7 @@ class StagedRun:
         rows = self.chain.sft_rows(self.chain.chosen(None, self.identity), self.tokenizer)
         directory = self.chain.begin_sft(self.identity, rows["train"])
         rows = {name: dataset.select_columns(["prompt", "completion"]) for name, dataset in rows.items()}
-        names = ("model_init_kwargs", "trust_remote_code", "report_to", "run_name", *_SHARDING)
+        names = ("model_init_kwargs", "trust_remote_code", *_SHARDING)
         settings = {**self.args.sft_settings(), **{name: getattr(self.args, name) for name in names}}
         settings["model_init_kwargs"] = self._init_kwargs(self.model)
 
@@ -151,12 +154,13 @@ class StagedRun:
                 **kwargs,
             )
             warn_of_rounding(trainer)
+            check_rows_apart(trainer, settings)
             if self.args.disable_dropout:  # DPOTrainer's setting, and in one launch it had its effect here too
                 disable_dropout_in_model(trainer.model)
             return trainer
 
         if damage(directory / "final") is not None:
-            train_and_keep(build, settings, directory, rows)
+            train_and_keep(build, settings, directory, rows, self.chain.trackers)
         self.chain.stages["sft"] = f"{directory.name}/final"
         return directory / "final"
 
@@ -172,8 +176,8 @@ class StagedRun:
         chosen, sft, policy, final = self._stage_one(ended=self.args.rejected_from == "policy")
         load = self._policy_in_vllm if self.args.engine == "vllm" else self._policy
         with torch.autocast(self.args.device.type, _half(self.args), enabled=_half(self.args) is not None):
-            engine = functools.cache(lambda: load(final))
-            self.chain.pairs(chosen, sft, policy, engine, self.tokenizer, self.identity)
+            # Held by nobody else, so that it can make room for the weak pair.
+            self.chain.pairs(chosen, sft, policy, functools.cache(lambda: load(final)), self.tokenizer, self.identity)
 
     @failing_in("dpo")
     def trainer(self, **kwargs: Any) -> ConGTrainer:
@@ -216,7 +220,7 @@ class StagedRun:
         reason = None
         if not self.chain.pairs_missing:
             reason = "the dataset has pairs; only `dpo` is left"
-        elif stage == "decode" and not self.chain.decodes:
+        elif stage == "decode" and not self.chain.decodes and not self.chain.refinement.ranks:
             reason = "the dataset has completions"
         elif stage == "sft" and self.args.sft_num_train_epochs == 0:
             reason = "`sft_num_train_epochs` is 0"

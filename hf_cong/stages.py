@@ -13,20 +13,20 @@ from accelerate import PartialState
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset, load_from_disk
 from peft import PeftConfig, PeftModel
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, Trainer
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.utils import find_adapter_config_file
 
-from .checkpoints import commit_of, damage, seal
-from .compatibility import check_same_vocabulary, context_length
+from .checkpoints import damage, seal
+from .compatibility import context_length
 from .cong_config import ConGConfig
 from .memory import peak_gib, peak_is_of, reset_peak
-from .pair import ContrastivePairForCausalLM, StacksConfig
-from .pair.modeling_stacks import load_member, load_tokenizer
+from .pair import StacksConfig
 from .prompts import encode_prompt
 
 logger = logging.getLogger(__name__)
 
-_READ = ("prompt", "completion", "chosen", "rejected")  # the columns of a dataset that any stage reads
+# The columns of a dataset that any stage reads.
+_READ = ("prompt", "completion", "chosen", "rejected", "chosen_reward", "rejected_reward")
 
 
 @contextlib.contextmanager
@@ -121,8 +121,8 @@ def check_strong_model(
         args ([`ConGConfig`]): Settings of the run.
 
     Raises:
-        ValueError: if it is an encoder-decoder or several models as one, chat messages meet no chat template, the
-            context leaves no room for a prompt, or the adapter has another name than "default" or trains biases.
+        ValueError: if it is an encoder-decoder or several models as one, chat messages meet no chat template, or the
+            context leaves no room for a prompt.
     """
     if model.config.is_encoder_decoder:
         raise ValueError(
@@ -146,13 +146,6 @@ def check_strong_model(
             f"`max_new_tokens` is {args.max_new_tokens} and the context of `model` {limit} tokens: no room is left "
             "for a prompt. Lower `max_new_tokens`."
         )
-    if is_peft_model(model):
-        adapter = model.peft_config.get("default")
-        if adapter is None or adapter.to_dict().get("bias", "none") != "none":
-            raise ValueError(
-                "The adapter of `model` must be named 'default' and train no bias, because its copy is the reference; "
-                f"got {list(model.peft_config)}. Use `bias='none'`."
-            )
 
 
 def warn_of_rounding(trainer: Trainer) -> None:
@@ -262,32 +255,6 @@ def adapter_base(model: str, where: dict) -> tuple[str | None, str | None]:
     return config.base_model_name_or_path, config.revision
 
 
-def weak_tokenizer(
-    weak: tuple[str | PreTrainedModel, str | PreTrainedModel],
-    weak_where: tuple[dict, dict],
-    trust_remote_code: bool,
-) -> PreTrainedTokenizerBase:
-    """
-    The tokenizer of a weak pair, found beside its models.
-
-    Raises:
-        ValueError: if a model was not loaded by name, or the two tokenizers differ.
-    """
-    names = [model if isinstance(model, str) else model.name_or_path for model in weak]
-    if "" in names:
-        raise ValueError(
-            "A weak model was not loaded by name, so its tokenizer is unknown: pass `weak_processing_class`."
-        )
-    found = list(zip(names, weak_where, strict=True))
-    if find_adapter_config_file(names[0], **weak_where[0]) and load_tokenizer(names[0], **weak_where[0]) is None:
-        del found[0]  # PEFT saves an adapter without one; its base has it
-    tokenizers = [
-        AutoTokenizer.from_pretrained(name, **where, trust_remote_code=trust_remote_code) for name, where in found
-    ]
-    check_same_vocabulary(tokenizers[0], tokenizers[-1])
-    return tokenizers[0]
-
-
 def share(dataset: Dataset, directory: str | Path) -> Dataset:
     """
     Stores a dataset once and opens it in every process.
@@ -315,41 +282,3 @@ def share(dataset: Dataset, directory: str | Path) -> Dataset:
                 cache.unlink()
     state.wait_for_everyone()
     return load_from_disk(directory)
-
-
-def pair_identity(
-    weak: tuple[str | PreTrainedModel | None, str | PreTrainedModel | None], weak_id: tuple[str, str], args: ConGConfig
-) -> dict:
-    """What names a weak pair and everything in it that changes what it decodes: its `engine_id`."""
-    contrast = {"alpha": args.alpha, "plausibility_threshold": args.plausibility_threshold}
-    engine_id = {"policy": weak_id[0], "reference": weak_id[1], **contrast}
-    if any(isinstance(model, str) for model in weak):
-        engine_id |= {name: str(value) for name, value in _weak_init_kwargs(args).items()}
-    return engine_id
-
-
-def load_pair(
-    weak: tuple[str | PreTrainedModel, str | PreTrainedModel], weak_id: tuple[str, str], args: ConGConfig
-) -> ContrastivePairForCausalLM:
-    """
-    Makes the weak pair on the device of this process.
-
-    Args:
-        weak (`tuple`): The weak models after and before alignment: models, paths or Hub ids.
-        weak_id (`tuple[str, str]`): What names their weights: see [`model_identity`].
-        args ([`ConGConfig`]): α, τ, and how the models are loaded.
-    """
-    # What is loaded is what `weak_id` names, though a branch may have moved since.
-    own = [{**_weak_init_kwargs(args), **commit_of(name)} for name in weak_id]
-    policy, reference = weak
-    if isinstance(reference, str):
-        reference, _ = load_member(reference, "reference", own[1])
-    contrast = {"alpha": args.alpha, "plausibility_threshold": args.plausibility_threshold}
-    pair = ContrastivePairForCausalLM.from_pair(policy, reference, **contrast, model_init_kwargs=own[0])
-    return pair.to(PartialState().device)
-
-
-def _weak_init_kwargs(args: ConGConfig) -> dict:
-    dtype = torch.bfloat16 if args.bf16 else torch.float16 if args.fp16 else torch.float32
-    defaults = {"dtype": dtype, "trust_remote_code": args.trust_remote_code}
-    return {**defaults, **(args.weak_model_init_kwargs or {})}

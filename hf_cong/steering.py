@@ -66,7 +66,7 @@ class Steering:
             )
 
     def identity(self, pair: dict[str, Any], strong: dict[str, Any]) -> dict[str, Any]:
-        """What names the writer, of what names the pair (see [`pair_identity`]) and the untouched strong model."""
+        """What names the writer, of what names the pair (see [`WeakPair`]) and the untouched strong model."""
         strong = {f"strong_{name}": value for name, value in strong.items()}
         pair = {name: value for name, value in pair.items() if name != "alpha"}
         if self.obstacle is None:

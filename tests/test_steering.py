@@ -284,7 +284,7 @@ def test_the_weak_models_are_gone_before_stage_one(tmp_path):
     ("settings", "message"),
     [
         ({"chosen_from": "strong"}, "`chosen_from` must be 'weak' or 'steered', got 'strong'"),
-        ({"rejected_from": "weak"}, "`rejected_from` must be 'policy' or 'base', got 'weak'"),
+        ({"rejected_from": "weak"}, "`rejected_from` must be 'policy' or 'base' or 'worst', got 'weak'"),
         (
             {"chosen_from": "steered", "alpha": 0.3},
             "`alpha` is 0.3, .* it is not used. Leave it out, and set `steering",

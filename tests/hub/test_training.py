@@ -84,7 +84,7 @@ def test_the_pair_that_writes_is_the_one_that_was_named(hub, tmp_path, lora):
     args = ConGConfig(output_dir=tmp_path, max_new_tokens=8, use_cpu=True, bf16=False)
     weak = dict(zip(("weak_model", "weak_reference_model"), names, strict=True))
     chain = Chain(args, prompts, **weak, weak_processing_class=tiny_tokenizer())
-    assert all("@" in name for name in chain.weak_id)  # named before they move
+    assert all("@" in name for name in chain.weak.id)  # named before they move
     push(names[0], tiny_lora("llama", 7, **WIDTH, **ENDS)[0] if lora else tiny_pair("llama", 7, **WIDTH, **ENDS)[0])
     push(names[1], tiny_model("llama", 8, **WIDTH, **ENDS))
     written = chain.chosen(chain.pair, {})["train"]
