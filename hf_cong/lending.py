@@ -20,6 +20,7 @@ from .checkpoints import SealCheckpoints, damage, last_whole_checkpoint, seal
 from .grouping import GroupsByLength
 from .memory import peak_gib
 from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
+from .watching.trackers import ForwardLogs, Trackers
 
 logger = logging.getLogger(__name__)
 
@@ -52,22 +53,6 @@ def lend(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel | PeftM
         model.config.__dict__.update(config)
 
 
-class ForwardLogs(TrainerCallback):
-    """
-    Repeats the logs of an inner trainer to the callbacks of `trainer` under `prefix/`: one run in the trackers.
-
-    What begins with `memory/` names its stage itself.
-    """
-
-    def __init__(self, trainer: Trainer, prefix: str):
-        self.trainer, self.prefix = trainer, prefix
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        own = {name: value for name, value in logs.items() if name.startswith("memory/")}
-        logs = {f"{self.prefix}/{name}": value for name, value in logs.items() if name not in own} | own
-        self.trainer.callback_handler.on_log(self.trainer.args, state, self.trainer.control, logs)
-
-
 class FineTuner(GroupsByLength, EndsOnce, SFTTrainer):
     """Overrides `training_step`: a loss that is no number ends it; and `log`, which says what memory it took."""
 
@@ -83,13 +68,15 @@ class FineTuner(GroupsByLength, EndsOnce, SFTTrainer):
         super().log(logs, start_time)
 
 
-def fine_tune(trainer: Trainer, settings: dict[str, Any], output_dir: Path, rows: dict[str, Dataset]) -> None:
+def fine_tune(
+    trainer: Trainer, settings: dict[str, Any], output_dir: Path, rows: dict[str, Dataset], trackers: Trackers
+) -> None:
     """
     Fine-tunes the model of `trainer` in place, or loads the result if an earlier run left it in `output_dir`.
 
     Args:
         trainer (`transformers.Trainer`):
-            The trainer that lends its model and whose callbacks receive the logs.
+            The trainer that lends its model.
 
     See [`train_and_keep`] for the other arguments.
     """
@@ -99,16 +86,19 @@ def fine_tune(trainer: Trainer, settings: dict[str, Any], output_dir: Path, rows
     with lend(trainer.model) as model:
 
         def build(callbacks: list[TrainerCallback], **kwargs: Any) -> FineTuner:
-            callbacks = [ForwardLogs(trainer, "sft"), *callbacks]
             inner = FineTuner(model, processing_class=trainer.processing_class, callbacks=callbacks, **kwargs)
-            inner.remove_callback(PrinterCallback)  # `ForwardLogs` reaches the one of `trainer`
+            inner.remove_callback(PrinterCallback)  # the logs reach the one of `trainer`
             return inner
 
-        train_and_keep(build, {**settings, "report_to": "none"}, output_dir, rows)
+        train_and_keep(build, settings, output_dir, rows, trackers)
 
 
 def train_and_keep(
-    build: Callable[..., FineTuner], settings: dict[str, Any], output_dir: Path, rows: dict[str, Dataset]
+    build: Callable[..., FineTuner],
+    settings: dict[str, Any],
+    output_dir: Path,
+    rows: dict[str, Dataset],
+    trackers: Trackers,
 ) -> None:
     """
     Trains, and keeps the result in `output_dir/final`: whole weights in safetensors, or an adapter, and a tokenizer.
@@ -124,6 +114,8 @@ def train_and_keep(
             Where checkpoints and result lie. It must be named by all that the result depends on.
         rows (`dict[str, datasets.Dataset]`):
             `prompt` and `completion`, by split: `train`, and `eval` or `eval_<name>` to evaluate on.
+        trackers ([`Trackers`]):
+            Where the logs go, under `sft/`.
 
     Raises:
         FloatingPointError: at a loss that is no number.
@@ -141,7 +133,7 @@ def train_and_keep(
     evals = {name.removeprefix("eval_"): dataset for name, dataset in rows.items() if name != "train"}
     if not evals:
         settings = {**settings, "eval_strategy": "no"}
-    callbacks = [SealCheckpoints()]
+    callbacks = [ForwardLogs(trackers, "sft"), SealCheckpoints()]
     if settings["enable_jit_checkpoint"]:
         settings, callbacks = {**settings, "enable_jit_checkpoint": False}, [*callbacks, SaveOnSigterm()]
     # Arguments reset accelerate's global state, which only the next trainer built fills again: not a line earlier.
