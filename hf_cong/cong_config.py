@@ -452,13 +452,15 @@ class ConGConfig(DPOConfig):
         settings = {name: getattr(self, name) for name in (*names, *_SHARED)}
         if self.save_strategy == "best":
             settings["save_strategy"] = "no"  # the metric is stage II's
-        return {
-            **settings,
+        settings |= {
             "report_to": "none",
             "learning_rate": self.sft_learning_rate,
             "num_train_epochs": self.sft_num_train_epochs,
             **(self.sft_kwargs or {}),
         }
+        if settings.get("padding_free") and not settings.get("packing"):
+            settings["max_length"] = None  # TRL would not hold it; longer rows are dropped before
+        return settings
 
 
 def _gives_token(value: Any) -> bool:

@@ -96,8 +96,11 @@ def check_loss(trainer: Trainer, loss: Tensor, inputs: dict[str, Any], columns: 
         return
     names = "packed together, so that nothing tells them apart any more"
     if "prompt" in trainer.train_dataset.column_names:
-        rows = zip(inputs["input_ids"], inputs["attention_mask"], strict=True)
-        rows = {tuple(ids[mask.bool()].tolist()) for ids, mask in rows}
+        if "attention_mask" in inputs:
+            rows = [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
+        else:  # side by side, without padding
+            rows = inputs["input_ids"][0].split(inputs["cu_seq_lens_q"].diff().tolist())
+        rows = {tuple(ids.tolist()) for ids in rows}
         found = (row for row in trainer.train_dataset if tuple(chain(*(row[name] for name in columns))) in rows)
         names = ", ".join(prompt_id(row["prompt"]) for row in found)
     state = PartialState()

@@ -27,6 +27,7 @@ FLOORS = [
         "adapters",
         "stopping",
         "grouping",
+        "packing",
         "watching",
         "lending",
         "stages",
@@ -48,6 +49,7 @@ FLOORS = [
 ]
 # Within their floor, in this order: a later one may use an earlier one.
 TRAINER_FLOOR = [
+    "packing",
     "generation",
     "preferences",
     "ranking",
