@@ -6,6 +6,8 @@ from .generation import BenchArguments, BuildArguments, GenerateArguments, Searc
 from .pair import CheckPairArguments, CompressArguments, SweepArguments
 from .publishing import PublishArguments
 
+from .watching import PlotArguments
+
 __all__ = [
     "BenchArguments",
     "BuildArguments",
@@ -15,6 +17,7 @@ __all__ = [
     "ExportArguments",
     "GenerateArguments",
     "JudgeArguments",
+    "PlotArguments",
     "PublishArguments",
     "SearchArguments",
     "SweepArguments",

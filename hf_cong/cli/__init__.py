@@ -8,6 +8,7 @@ from .evaluation import evaluate, export, judge
 from .generation import bench, generate, search
 from .pair import check_pair, compress, sweep
 from .publishing import publish
+from .watching import plot
 from .training import build, demo, train
 
 __all__ = ["COMMANDS", "main"]
@@ -36,6 +37,7 @@ def main(argv: list[str] | None = None) -> int:
         "demo": demo,
         "check-pair": check_pair,
         "train": train,
+        "plot": plot,
         "generate": generate,
         "search": search,
         "sweep": sweep,

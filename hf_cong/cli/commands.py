@@ -5,6 +5,7 @@ COMMANDS = {
     "demo": "run the whole job on the built-in sandbox, offline: table and plots in a few minutes",
     "check-pair": "is this weak pair any good? To be asked before anything long",
     "train": "ConG on your models and prompts: `--config recipe.yaml`",
+    "plot": "pictures and a table of runs, from their logs: finished, killed, or still training",
     "generate": "prompts to completions, by a pair, a model that it steers, or one model",
     "search": "a frozen model steered by a pair's reward: results, table and picture by method",
     "sweep": "which alpha for this pair? Rewards, text and cost at each, with a recommendation",
