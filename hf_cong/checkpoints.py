@@ -40,6 +40,7 @@ _NO_EFFECT = {
     "greater_is_better",
     "load_best_model_at_end",
     "local_rank",
+    "merge_adapter",
     "metric_for_best_model",
     "output_dir",
     "per_device_eval_batch_size",

@@ -196,10 +196,7 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrain
         # Until `train` has written the pairs, every dataset is left as it came.
         self._pairs_missing = chain.pairs_missing
         adapter = find_adapter(model, peft_config, lookup(args.model_init_kwargs))
-        if adapter is None and args.merge_adapter:
-            raise ValueError("`merge_adapter` needs an adapter to merge. Pass `peft_config`, or leave it out.")
-        if adapter is not None and (self._pairs_missing or args.merge_adapter):
-            check_adapter(adapter, fresh=adapter is peft_config, merge=args.merge_adapter)
+        check_adapter(adapter, args, fresh=peft_config is not None, pairs_missing=self._pairs_missing)
         self._record = RunRecord(chain, _adapter_base(model, peft_config, adapter))
         if self._pairs_missing and args.stage != "all":
             raise ValueError(

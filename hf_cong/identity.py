@@ -14,6 +14,7 @@ from .checkpoints import content_key, model_identity
 from .cong_config import ConGConfig
 from .journal import check_identity
 from .pair.modeling_stacks import lookup
+from .stages import adapter_base
 
 STRONG = ("model", "model_init_kwargs", "quantization", "adapters")  # what `strong_identity` says
 # How the rows of an update are cut into batches, and the name of their number in records.
@@ -34,7 +35,7 @@ def strong_identity(
     What names the strong model as it is before any stage.
 
     One that is given by name is named by its files or its commit, so that a launch that shards it, or needs only its
-    name, need not load it whole.
+    name, need not load it whole. Of an adapter, `model` is its base.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`): The model.
@@ -45,7 +46,12 @@ def strong_identity(
     """
     adapters, init = {} if peft_config is None else {"default": peft_config.to_dict()}, None
     if isinstance(model, str):
-        name = model_identity(model, **lookup(args.model_init_kwargs))
+        where = lookup(args.model_init_kwargs)
+        base, revision = adapter_base(model, where)
+        if base is not None:
+            adapters = {"default": model_identity(model, **where)}
+            model, where = base, {**where, "revision": revision}
+        name = model_identity(model, **where)
         init = {"dtype": "float32", **(args.model_init_kwargs or {})}
         init = {key: str(value).removeprefix("torch.") for key, value in init.items() if key not in _PLACEMENT}
     else:

@@ -1,6 +1,8 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """What transformers and TRL do with the Hub, through `hf_cong.hub`: for a trainer that keeps a record of its run."""
 
+from pathlib import Path
+
 from accelerate.utils import is_peft_model
 from transformers.trainer_utils import HubStrategy
 
@@ -84,4 +86,8 @@ class PublishesItsRun:
         if self._record.pushes is not None and self.args.hub_strategy == HubStrategy.EVERY_SAVE:
             self.callback_handler.on_push_begin(self.args, self.state, self.control)
             message = f"Training in progress, step {self.state.global_step}"
+            if self.args.merge_adapter:
+                merged = Path(self.args.output_dir) / "_cong" / "merged"
+                self._merge(Path(checkpoint_folder), merged)
+                checkpoint_folder = merged
             self._record.pushes.push_checkpoint(checkpoint_folder, message)

@@ -13,7 +13,7 @@ import torch
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
+from peft import PeftConfig, PeftModel, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -27,8 +27,17 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
+from .adapters import (
+    check_adapter,
+    check_mergeable,
+    find_adapter,
+    load_adapter,
+    load_base,
+    save_merged,
+    stay_trainable,
+)
 from .chain import Chain
-from .checkpoints import commit_of, content_key, damage, seal
+from .checkpoints import commit_of, content_key, damage, model_identity, seal
 from .cong_config import ConGConfig
 from .cong_trainer import ConGTrainer
 from .engines import Engine
@@ -88,15 +97,26 @@ class StagedRun:
                 "pass the directory."
             )
         self.model, self.args = model, args
-        self.quantization_config, self.peft_config = quantization_config, peft_config
+        self.quantization_config = quantization_config
         _ = args.device  # joins the other processes
         weak = {"weak_model": weak_model, "weak_reference_model": weak_reference_model}
         self.chain = Chain(args, train_dataset, eval_dataset, **weak, weak_processing_class=weak_processing_class)
         self.stage_counts = self.chain.stage_counts
+        where = lookup(args.model_init_kwargs)
+        adapter = find_adapter(model, peft_config, where)
+        check_adapter(adapter, args, fresh=peft_config is not None, pairs_missing=self.chain.pairs_missing)
         strong = strong_identity(model, args, peft_config, quantization_config)
-        self._where = {**lookup(args.model_init_kwargs), **commit_of(strong["model"])}
+        self._where = {**where, **commit_of(strong["model"])}
+        # An adapter that goes on training, and its commit; the model is then its base.
+        self._given = None
+        self.peft_config = copy.deepcopy(adapter)
+        if peft_config is not None:
+            self.peft_config.revision = self._where.get("revision")  # who loads the adapter loads this base
+        elif adapter is not None:
+            self._given = model, commit_of(model_identity(model, **where))
+            self.model = adapter.base_model_name_or_path
         self.tokenizer = processing_class or AutoTokenizer.from_pretrained(
-            model, **self._where, trust_remote_code=args.trust_remote_code
+            self.model, **self._where, trust_remote_code=args.trust_remote_code
         )
         if self.tokenizer.pad_token is None:  # as DPOTrainer does
             self.tokenizer.pad_token = self.tokenizer.eos_token
@@ -124,6 +144,8 @@ class StagedRun:
         self._check_replicated("decode")
         with torch.device("meta"):  # what is refused before hours of decoding takes no weights to see
             strong = AutoModelForCausalLM.from_config(self._config(), trust_remote_code=self.args.trust_remote_code)
+            if self.args.merge_adapter:
+                check_mergeable(get_peft_model(copy.deepcopy(strong), copy.deepcopy(self.peft_config)))
         check_strong_model(strong, self.tokenizer, self.chain.splits, self.args)
         if self.args.invalid_prompts == "raise":
             check_prompt_lengths(strong, self.tokenizer, self.chain.splits, self.args.max_new_tokens)
@@ -143,16 +165,15 @@ class StagedRun:
         rows = {name: dataset.select_columns(["prompt", "completion"]) for name, dataset in rows.items()}
         names = ("model_init_kwargs", "trust_remote_code", *_SHARDING)
         settings = {**self.args.sft_settings(), **{name: getattr(self.args, name) for name in names}}
-        settings["model_init_kwargs"] = self._init_kwargs(self.model)
+        settings["model_init_kwargs"] = self._init_kwargs(self.model) if self._given is None else None
 
         def build(**kwargs: Any) -> FineTuner:
-            trainer = FineTuner(
-                self.model,
-                processing_class=self.tokenizer,
-                quantization_config=self.quantization_config,
-                peft_config=copy.deepcopy(self.peft_config),  # PEFT fills it in
-                **kwargs,
-            )
+            if self._given is None:
+                kwargs["peft_config"] = copy.deepcopy(self.peft_config)  # PEFT fills it in
+                kwargs["quantization_config"] = self.quantization_config
+            model = self.model if self._given is None else self._policy(None, trainable=True)
+            trainer = FineTuner(model, processing_class=self.tokenizer, **kwargs)
+            stay_trainable(trainer.model)
             warn_of_rounding(trainer)
             check_rows_apart(trainer, settings)
             if self.args.disable_dropout:  # DPOTrainer's setting, and in one launch it had its effect here too
@@ -161,7 +182,7 @@ class StagedRun:
 
         if damage(directory / "final") is not None:
             train_and_keep(build, settings, directory, rows, self.chain.trackers)
-        self.chain.stages["sft"] = f"{directory.name}/final"
+        self.chain.stages["sft"] = self._result(directory / "final").relative_to(self.chain.root).as_posix()
         return directory / "final"
 
     def sample(self) -> None:
@@ -187,7 +208,7 @@ class StagedRun:
         Args:
             kwargs: Other arguments of [`ConGTrainer`], such as `callbacks`.
         """
-        args, model, data = self.args, self.model, dict(self.chain.splits)
+        args, model, data, final = self.args, self.model, dict(self.chain.splits), None
         if "distributed_config" in (args.model_init_kwargs or {}) and args.precompute_ref_log_probs:
             raise ValueError(
                 "`precompute_ref_log_probs=True` reads the weights of the model one by one, which are in shards with "
@@ -196,8 +217,10 @@ class StagedRun:
         if self.chain.pairs_missing:
             chosen, sft, policy, final = self._stage_one()
             data = self.chain.pairs(chosen, sft, policy, None, self.tokenizer, self.identity)
-            if final is not None:
-                model = str(final) if self.peft_config is None else self._policy(final, trainable=True)
+        if final is not None and self.peft_config is None:
+            model = str(final)
+        elif final is not None or self._given is not None:
+            model = self._policy(final, trainable=True)
         if isinstance(model, str):
             kwargs |= {"quantization_config": self.quantization_config, "peft_config": copy.deepcopy(self.peft_config)}
             args.model_init_kwargs = self._init_kwargs(model)
@@ -242,7 +265,7 @@ class StagedRun:
         final = None
         if ended and self.args.sft_num_train_epochs > 0:
             final = self.chain.fine_tuned(self.identity, sft["train"])
-            self.chain.stages["sft"] = f"{final.parent.name}/final"
+            self.chain.stages["sft"] = self._result(final).relative_to(self.chain.root).as_posix()
         return chosen, sft, self.chain.policy(self.identity, sft["train"]), final
 
     def _config(self) -> PreTrainedConfig:
@@ -255,13 +278,11 @@ class StagedRun:
         given.pop("revision", None)
         return {**given, **(self._where if model == self.model else {})}
 
-    def _policy(
-        self, final: Path | None, trainable: bool = False, quantised: bool = True
-    ) -> PreTrainedModel | PeftModel:
+    def _policy(self, final: Path | None, trainable: bool = False) -> PreTrainedModel | PeftModel:
         """The strong model as `sft` left it, whole on the device of this process."""
         name = self.model if final is None or self.peft_config is not None else str(final)
         init = {"trust_remote_code": self.args.trust_remote_code, **self._init_kwargs(name)}
-        if quantised and self.quantization_config is not None:
+        if self.quantization_config is not None:
             init["quantization_config"] = self.quantization_config
         if not trainable:
             init.pop("distributed_config", None)
@@ -269,13 +290,25 @@ class StagedRun:
             init["device_map"] = None if trainable else PartialState().device
         model = create_model_from_path(name, **init)
         model.name_or_path = self.model  # what completions say of their writer, as in one launch
-        if final is not None and self.peft_config is not None:
-            # ZeRO-3 gathers weights of one dtype: as TRL, unless they are quantised.
-            upcast = self.quantization_config is not None or not is_deepspeed_zero3_enabled()
-            model = PeftModel.from_pretrained(
-                model, final, is_trainable=trainable, autocast_adapter_dtype=upcast, use_safetensors=True
-            )
-        return model
+        stay_trainable(model)
+        if self.peft_config is None or (final is None and self._given is None):
+            return model
+        adapter, where = self._given if final is None else (final, {})
+        # ZeRO-3 gathers weights of one dtype: as TRL, unless they are quantised.
+        upcast = self.quantization_config is not None or not is_deepspeed_zero3_enabled()
+        return load_adapter(adapter, model, trainable=trainable, autocast_adapter_dtype=upcast, **where)
+
+    def _result(self, final: Path) -> Path:
+        """What is published of stage I: `final`, or the model that it is merged into."""
+        return self._merged(final) if self.args.merge_adapter else final
+
+    def _merged(self, final: Path) -> Path:
+        directory = final.with_name("merged")
+        if PartialState().is_main_process and damage(directory) is not None:
+            save_merged(final, load_base(final, self.args), directory, self.tokenizer)
+            seal(directory)
+        PartialState().wait_for_everyone()
+        return directory
 
     def _writer(self) -> PreTrainedModel | Engine:
         return self.chain.writer(lambda: self._policy(None))
@@ -292,14 +325,7 @@ class StagedRun:
         return self._vllm(directory)
 
     def _policy_in_vllm(self, final: Path | None) -> "vllm.LLM":  # noqa: F821
-        directory = final
-        if final is not None and self.peft_config is not None:
-            directory = final.with_name("merged")
-            if damage(directory) is not None:
-                self._policy(final, quantised=False).merge_and_unload().cpu().save_pretrained(directory)
-                self.tokenizer.save_pretrained(directory)
-                seal(directory)
-        return self._vllm(directory)
+        return self._vllm(final if final is None or self.peft_config is None else self._merged(final))
 
     def _vllm(self, directory: Path | None) -> "vllm.LLM":  # noqa: F821
         import vllm

@@ -129,7 +129,8 @@ def model_publication(
     check_folder(folder, "model")
     manifest, stage = run or _run_manifest(folder)
     # A run's folder may still hold what another run saved to it.
-    kind = folder_kind(folder) if run is None else ("adapter" if manifest["adapter"] else "model")
+    is_adapter = manifest.get("adapter") and not manifest.get("merged")
+    kind = folder_kind(folder) if run is None else "adapter" if is_adapter else "model"
     if base_model is not None and kind != "adapter":
         raise ValueError(f"`base_model` is for an adapter, and {folder} holds a whole model. Leave it out.")
     selected = select_files(folder, kind, **({"base_model": base_model} if kind == "adapter" else {}))
