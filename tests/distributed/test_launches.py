@@ -2,97 +2,21 @@
 """The command `hf-cong train --stage`, launched as users launch it: killed, resumed, on several processes, sharded."""
 
 import json
-import os
 import re
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
-import yaml
 from safetensors.torch import load_file
 
 from hf_cong.checkpoints import damage
-from tests.tiny import tiny_tokenizer
 
-from .run_cong import LONG, prompts, strong_model, weak_pair
+from .launches import HALF, STAGES, kill, launch, progress_of, start, wait_for
 from .test_staged import artefacts
 
-REPOSITORY = Path(__file__).parents[2]
-STAGES = ("decode", "sft", "sample", "dpo")
-
-# Half of a batch on each of two processes.
-HALF = ("--per_device_train_batch_size", "1")
-
 pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory):
-    """A recipe as a user writes it, and the models and prompts that it names."""
-    root = tmp_path_factory.mktemp("recipe")
-    for name, model in zip(("strong", "policy", "reference"), (strong_model(), *weak_pair()), strict=True):
-        model.save_pretrained(root / name)
-        tiny_tokenizer().save_pretrained(root / name)
-    prompts().to_json(root / "prompts.jsonl")
-    settings = {
-        "model_name_or_path": str(root / "strong"),
-        "weak_model_name_or_path": str(root / "policy"),
-        "weak_reference_model_name_or_path": str(root / "reference"),
-        "dataset_name": str(root / "prompts.jsonl"),
-        **LONG,
-        "max_length": 128,
-        "drop_truncated": False,
-        "sft_learning_rate": 1e-3,
-        "learning_rate": 1e-3,
-        "report_to": "none",
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "disable_tqdm": True,
-        "logging_steps": 1,
-    }
-    (root / "cong.yaml").write_text(yaml.safe_dump(settings))
-    return root / "cong.yaml"
-
-
-def start(recipe, output_dir, stage, *overrides, processes=1):
-    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(processes)]
-    if processes == 1:
-        launcher = []
-    command = [sys.executable, *launcher, "-m", "hf_cong.cli", "train", "--config", str(recipe), "--stage", stage]
-    command += ["--output_dir", str(output_dir), *overrides]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"}
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, cwd=REPOSITORY, env=environment, **pipes)
-
-
-def launch(*args, status=0, **kwargs):
-    process = start(*args, **kwargs)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == status, said[-4000:]
-    return said
-
-
-def wait_for(process, progress):
-    """Returns once `progress()`; nobody else tells in what a process is."""
-    deadline = time.monotonic() + 200
-    while not progress():
-        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[0][-4000:]
-        time.sleep(0.002)
-
-
-def progress_of(output_dir, stage, done):
-    """Whether a stage has journaled, or trained, so many rows or steps, and is not at its end."""
-    if stage in ("decode", "sample"):
-        journals = list(output_dir.glob(f"_cong/{stage}-train-*/journal-*.jsonl"))
-        return sum(path.read_bytes().count(b"\n") - 1 for path in journals) >= done
-    where = output_dir if stage == "dpo" else next(output_dir.glob("_cong/sft-*"), output_dir / "nowhere")
-    return any(int(path.name.split("-")[1]) >= done for path in where.glob("checkpoint-*"))
 
 
 @pytest.fixture(scope="module")
@@ -117,19 +41,12 @@ def two(two_dir):
     return artefacts(two_dir)
 
 
-def kill(process):
-    """SIGKILL to a launcher and to all that it started, as by a machine that goes down."""
-    for victim in [*psutil.Process(process.pid).children(recursive=True), process]:
-        victim.kill()
-    assert process.wait() == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("processes", [1, 2])
 def test_stages_that_were_killed_are_repeated_to_the_same_bytes(recipe, request, tmp_path, processes):
     batch = HALF if processes == 2 else ()
     for number, stage in enumerate(STAGES):
         process = start(recipe, tmp_path, stage, *batch, processes=processes)
-        wait_for(process, lambda: progress_of(tmp_path, stage, 2 + 3 * number))  # noqa: B023
+        wait_for(process, lambda: progress_of(tmp_path, stage) >= 2 + 3 * number)  # noqa: B023
         kill(process)
         # What writes may go on with another number of processes.
         launch(recipe, tmp_path, stage, *batch, processes=1 if stage in ("decode", "sample") else processes)
@@ -200,7 +117,7 @@ def test_a_process_that_dies_ends_the_launch_which_names_stage_and_process(recip
     (decoded,) = two_dir.glob("_cong/decode-*")
     shutil.copytree(decoded, tmp_path / "_cong" / decoded.name)
     process = start(recipe, tmp_path, "sft", *HALF, processes=2)
-    wait_for(process, lambda: progress_of(tmp_path, "sft", 4))
+    wait_for(process, lambda: progress_of(tmp_path, "sft") >= 4)
     psutil.Process(process.pid).children()[1].kill()
     began = time.monotonic()
     said, _ = process.communicate(timeout=200)
