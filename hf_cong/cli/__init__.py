@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """The console script `hf-cong`. Each command parses, makes one call, and prints; all work is elsewhere."""
 
+import signal
 import sys
 
 from .commands import COMMANDS
@@ -8,8 +9,8 @@ from .evaluation import evaluate, export, judge
 from .generation import bench, generate, search
 from .pair import check_pair, compress, sweep
 from .publishing import publish
-from .watching import plot
 from .training import build, demo, train
+from .watching import plot
 
 __all__ = ["COMMANDS", "main"]
 
@@ -59,3 +60,8 @@ def main(argv: list[str] | None = None) -> int:
             raise
         print(f"hf-cong {argv[0]}: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print(f"hf-cong {argv[0]}: interrupted. What was finished is kept; the same command goes on.", file=sys.stderr)
+        return 128 + signal.SIGINT
