@@ -288,8 +288,9 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrain
     def _prepare_dataset(self, dataset, processing_class, args, dataset_name):
         if self._pairs_missing:
             return dataset
-        if args.world_size > 1 and args.precompute_ref_log_probs and not dataset.cache_files:
-            dataset = share(dataset, self._chain.root / f"given-{content_key(data_rows(dataset))}")
+        # TRL keeps the scores of the reference beside the dataset: one in memory has no place in another process.
+        if args.precompute_ref_log_probs and not dataset.cache_files:
+            dataset = share(dataset, self._chain.root / f"given-{content_key(dataset.to_list())}")
         dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
         by_length = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
         return add_lengths(dataset, args.length_column_name) if by_length else dataset
