@@ -9,11 +9,8 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
-from peft import PeftConfig, PeftModel
-from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft import PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.utils import cached_file
-from trl.trainer.utils import create_model_from_path
 
 from .chain import Chain
 from .cong_config import ConGConfig
@@ -136,15 +133,9 @@ def train_rounds(
     _check(model, args, train_dataset, num_rounds, alphas)
     weak = {"weak_model": weak_model, "weak_reference_model": weak_reference_model}
     weak["weak_processing_class"] = weak_processing_class
-    init, adapter = args.model_init_kwargs or {}, None
-    base, revision = adapter_base(model, lookup(init))
-    if base is None:
-        base = model
-    else:
-        init, adapter = {**init, "revision": revision}, model
-    adapted = adapter is not None or peft_config is not None
     if args.push_to_hub:  # the Hub is asked now, not when the last round begins
-        RunRecord(Chain(args, train_dataset, eval_dataset, **weak), base if adapted else None)
+        base, _ = adapter_base(model, lookup(args.model_init_kwargs))
+        RunRecord(Chain(args, train_dataset, eval_dataset, **weak), base or (model if peft_config else None))
     trainer = None
     for number in range(1, num_rounds + 1):
         before, own = _directory(args, number - 1), {"seed": args.seed + SEED_STEP * (number - 1)}
@@ -152,29 +143,26 @@ def train_rounds(
         if number < num_rounds:
             own |= {"output_dir": str(_directory(args, number)), "merge_adapter": False}
             own |= {"push_to_hub": False, "push_stages_to_hub": False}
-        start, adapt = model, {"quantization_config": quantization_config, "peft_config": peft_config}
         if number > 1:
-            processing_class, init = trainer.processing_class, trainer.args.model_init_kwargs or init
+            processing_class, init = trainer.processing_class, trainer.args.model_init_kwargs
             trainer.accelerator.free_memory()
             trainer = None
             clear_device_cache(garbage_collection=True)  # one model at a time
-            start, adapter = str(before), str(before) if adapted else None
+            model, peft_config = str(before), None
             own["model_init_kwargs"] = {name: value for name, value in init.items() if name != "revision"}
             own |= {} if sft_every_round else {"sft_num_train_epochs": 0}
-        if adapter is not None:
-            start, adapt = _adapted(base, adapter, init, args, quantization_config), {}
-            own["model_init_kwargs"] = None  # they are for a model that is given by name
         alpha = "" if args.chosen_from == "steered" else f", α = {own.get('alpha', args.alpha):g}"
         PartialState().print(f"ConG round {number} of {num_rounds}{alpha}.")
         trainer = Round(
-            start,
+            model,
             # New settings reset accelerate's global state, which only the next trainer built fills again.
             args=dataclasses.replace(args, **own),
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
             callbacks=callbacks,
-            **adapt,
+            quantization_config=quantization_config,
+            peft_config=peft_config,
             **weak,
         )
         if number > 1:
@@ -187,25 +175,6 @@ def train_rounds(
 
 def _directory(args: ConGConfig, number: int) -> Path:
     return Path(args.output_dir) / f"round-{number}"
-
-
-def _adapted(
-    base: str,
-    adapter: str,
-    init: dict[str, Any],
-    args: ConGConfig,
-    quantization_config: BitsAndBytesConfig | None,
-) -> PeftModel:
-    """The original base with the adapter that goes on training."""
-    where = lookup(args.model_init_kwargs)  # of an adapter that `model` names
-    cached_file(adapter, SAFETENSORS_WEIGHTS_NAME, **where)  # raises OSError; PEFT would look for other weights
-    init = {"trust_remote_code": args.trust_remote_code, **init, "use_safetensors": True}
-    if quantization_config is not None:
-        init["quantization_config"] = quantization_config
-    if PartialState().num_processes > 1:
-        init["device_map"] = None
-    model = create_model_from_path(base, **init)
-    return PeftModel.from_pretrained(model, adapter, is_trainable=True, use_safetensors=True, **where)
 
 
 def _check(

@@ -5,7 +5,7 @@ from .evaluation import EvaluateArguments, ExportArguments, JudgeArguments
 from .generation import BenchArguments, BuildArguments, GenerateArguments, SearchArguments
 from .pair import CheckPairArguments, CompressArguments, SweepArguments
 from .publishing import PublishArguments
-
+from .training import RoundsArguments
 from .watching import PlotArguments
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "JudgeArguments",
     "PlotArguments",
     "PublishArguments",
+    "RoundsArguments",
     "SearchArguments",
     "SweepArguments",
 ]

@@ -26,11 +26,13 @@ def train(argv: list[str]):
     from huggingface_hub import constants
     from trl import ModelConfig, ScriptArguments, get_peft_config, get_quantization_config
 
+    from ..arguments import RoundsArguments
     from ..cong_config import ConGConfig
     from ..cong_trainer import ConGTrainer
+    from ..rounds import train_rounds
     from ..staged import StagedRun
 
-    script, config, model = parse("train", (ScriptArguments, ConGConfig, ModelConfig), argv)
+    script, config, model, rounds = parse("train", (ScriptArguments, ConGConfig, ModelConfig, RoundsArguments), argv)
     for name, value in (("model_name_or_path", model.model_name_or_path), ("dataset_name", script.dataset_name)):
         if value is None:
             raise ValueError(f"`{name}` is required: set it in the recipe or pass `--{name}`.")
@@ -53,7 +55,12 @@ def train(argv: list[str]):
         "eval_dataset": _load_split(script, script.dataset_test_split) if evaluate else None,
     }
     adapt = {"quantization_config": get_quantization_config(model), "peft_config": get_peft_config(model)}
-    if config.stage == "all":
+    if rounds != RoundsArguments():
+        options = {"alphas": rounds.round_alphas, "sft_every_round": rounds.sft_every_round}
+        trainer = train_rounds(
+            model.model_name_or_path, config, **data, **adapt, num_rounds=rounds.num_rounds, **options
+        )
+    elif config.stage == "all":
         trainer = ConGTrainer(_strong_model(model.model_name_or_path, config), args=config, **data, **adapt)
     else:
         run = StagedRun(model.model_name_or_path, config, **data, **adapt)
@@ -65,9 +72,10 @@ def train(argv: list[str]):
             PartialState().print(f"What stage {config.stage} leaves is in {run.chain.root / place}.")
             return
         trainer = run.trainer()
-    # By default the same command goes on where a killed run stopped.
-    resume = config.resume_from_checkpoint or "true"
-    trainer.train(resume_from_checkpoint={"true": True, "false": False}.get(resume.lower(), resume))
+    if rounds == RoundsArguments():
+        # By default the same command goes on where a killed run stopped.
+        resume = config.resume_from_checkpoint or "true"
+        trainer.train(resume_from_checkpoint={"true": True, "false": False}.get(resume.lower(), resume))
     if config.push_to_hub and not config.push_stages_to_hub:
         trainer.push_to_hub(dataset_name=script.dataset_name)
     for stage, counts in trainer.stage_counts.items():
