@@ -98,8 +98,8 @@ class Chain:
         if args.log_completions and (eval_dataset is None or args.eval_strategy == "no"):
             raise ValueError(
                 "`log_completions` is of evaluations, and there are none: `eval_dataset` is "
-                f"{'None' if eval_dataset is None else 'given'} and `eval_strategy` {str(args.eval_strategy)!r}. Give "
-                "both, or leave `log_completions` out."
+                f"{'None' if eval_dataset is None else 'given'} and `eval_strategy` {args.eval_strategy.value!r}. "
+                "Set both, or leave `log_completions` out."
             )
         self.weak = WeakPair(
             args,

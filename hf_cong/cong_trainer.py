@@ -419,7 +419,7 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrain
                 chosen = chain.chosen(lambda: chain.writer(lambda: self.model), self._identity)
             clear_device_cache(garbage_collection=True)  # the weak models are gone
             sft = chain.sft_rows(chosen, self._tokenizer)
-            self._log_counts("sft")
+            chain.trackers.end("decode", chosen, self.stage_counts)
             if chain.decodes:
                 self._record.ended("data")
         if args.rejected_from != "policy":
@@ -428,7 +428,7 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrain
             policy = self._fine_tune(sft)
         if args.rejected_from == "policy":
             pairs = self._sample(chosen, sft)
-        self._log_counts("dpo")
+        chain.trackers.end("sample", pairs, self.stage_counts)
         self._record.ended("data")
         self._precompute_model_hash = policy  # names the weights of the reference; no need to read them again
         return pairs
@@ -456,14 +456,6 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrain
         self.model.eval()
         with reported("sample", self._chain.trackers.log), self.accelerator.autocast():
             return self._chain.pairs(chosen, sft, policy, lambda: self.model, self._tokenizer, self._identity)
-
-    def _log_counts(self, stage: str):
-        """What the stage keeps, for the trackers."""
-        for name, counts in self.stage_counts.items():
-            if name.startswith(stage):
-                dropped = {f"dropped_{reason}": number for reason, number in counts["dropped"].items()}
-                numbers = {"rows_in": counts["rows_in"], "kept": counts["kept"], **dropped}
-                self._chain.trackers.log({f"{name}/{key}": number for key, number in numbers.items()})
 
     def _fine_tune(self, rows: dict[str, Dataset]) -> str:
         """Stage I, second half. Returns the name of the weights that it leaves in the model."""

@@ -155,6 +155,7 @@ class StagedRun:
         with torch.autocast(self.args.device.type, half, enabled=half is not None):
             chosen = self.chain.chosen(load, self.identity)
         self.chain.sft_rows(chosen, self.tokenizer)  # those that are kept are published
+        self.chain.trackers.end("decode", chosen, self.stage_counts)
 
     def sft(self) -> Path | None:
         """Fine-tunes the strong model on them. Returns where it is: a whole model, or an adapter, of its own worth."""
@@ -198,7 +199,9 @@ class StagedRun:
         load = self._policy_in_vllm if self.args.engine == "vllm" else self._policy
         with torch.autocast(self.args.device.type, _half(self.args), enabled=_half(self.args) is not None):
             # Held by nobody else, so that it can make room for the weak pair.
-            self.chain.pairs(chosen, sft, policy, functools.cache(lambda: load(final)), self.tokenizer, self.identity)
+            load = functools.cache(functools.partial(load, final))
+            pairs = self.chain.pairs(chosen, sft, policy, load, self.tokenizer, self.identity)
+        self.chain.trackers.end("sample", pairs, self.stage_counts)
 
     @failing_in("dpo")
     def trainer(self, **kwargs: Any) -> ConGTrainer:

@@ -52,7 +52,8 @@ def plot_lines(path: str | Path, panels: Mapping[str, Sequence[Line]], *, title:
             places, heights = list(line.points), list(line.points.values())
             (handle,) = axes.plot(places, heights, style, color=colour, markersize=4, linewidth=1.4)
             handles.setdefault(line.label, handle)
-    figure.supxlabel(wrap(xlabel, 72), fontsize=11)
+    for axes in every[-2:]:
+        axes.set_xlabel(wrap(xlabel, 36), fontsize=11)
     _legend(figure, handles)
     save(figure, path)
 
@@ -78,15 +79,19 @@ def plot_bars(path: str | Path, panels: Mapping[str, Mapping[str, Mapping[str, f
             number = labels.index(label)
             places = [cases.index(case) + height * (number - (len(labels) - 1) / 2) for case in values]
             drawn = axes.barh(places, list(values.values()), height=height, color=COLOURS[number % len(COLOURS)])
-            axes.bar_label(drawn, fmt=lambda value: f"{value:.3g}", padding=3, fontsize=9)
+            axes.bar_label(drawn, fmt=_number, padding=3, fontsize=9)
             handles.setdefault(label, drawn)
         axes.set_yticks(range(len(cases)), [wrap(case, 24) for case in cases])
         axes.invert_yaxis()
-        axes.margins(x=0.16)
+        axes.margins(x=0.2)
         axes.grid(axis="y", visible=False)
     if len(handles) > 1:
         _legend(figure, handles)
     save(figure, path)
+
+
+def _number(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _panels(number: int, height: float, title: str):

@@ -8,15 +8,15 @@ from ..report.lines import Line, plot_bars, plot_lines
 from ..report.tables import render_table
 from .run_log import read_run_log
 
-# What is drawn of each training: the title of a panel, and the names of its lines, with what tells them apart.
+# What is drawn of each training: the title of a panel, and the names of its lines, with what tells several apart.
 _SFT = {
     "loss (nats per token)": {"loss": ""},
     "accuracy (share of the tokens)": {"mean_token_accuracy": ""},
 }
 _DPO = {
     "loss": {"loss": ""},
-    "implicit reward (nats, times β)": {"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
-    "margin of the implicit reward (nats, times β)": {"rewards/margins": ""},
+    "implicit reward (nats × β)": {"rewards/chosen": "chosen", "rewards/rejected": "rejected"},
+    "margin of the implicit reward (nats × β)": {"rewards/margins": ""},
     "accuracy (share of the pairs)": {"rewards/accuracies": ""},
     "KL to the reference (nats per completion)": {"kl_to_reference": ""},
     "length gap, chosen less rejected (tokens)": {"length_gap": ""},
@@ -50,6 +50,8 @@ def plot_runs(runs: Sequence[str | Path], plot_dir: str | Path | None = None) ->
     plot_dir.mkdir(parents=True, exist_ok=True)
     drawn, of = [], ", ".join(logs)
     for stage, (file, title, panels) in _FIGURES.items():
+        if len(logs) > 1:  # then lines of one panel are of one kind, and their colours those of the runs
+            panels = {f"{what} {kind}": {name: ""} for what, names in panels.items() for name, kind in names.items()}
         lines = {quantity: _lines(logs, stage, names) for quantity, names in panels.items()}
         lines = {quantity: found for quantity, found in lines.items() if found}
         if lines:
@@ -75,15 +77,15 @@ def _names(runs: Sequence[str | Path]) -> list[str]:
 
 def _lines(logs: dict, stage: str, names: dict[str, str]) -> list[Line]:
     lines = []
-    for run_number, (run, log) in enumerate(logs.items()):
+    for colour, (run, log) in enumerate(logs.items()):
         for number, (name, kind) in enumerate(names.items()):
             for prefix, when in (("", "training"), ("eval_", "evaluation")):
-                points = {
-                    step: values[prefix + name] for step, values in log[stage].items() if prefix + name in values
-                }
-                label = ", ".join(part for part in (run if len(logs) > 1 else "", kind, when) if part)
+                logged = log[stage].items()
+                points = {step: values[prefix + name] for step, values in logged if prefix + name in values}
+                label = ", ".join(part for part in (run if len(logs) > 1 else kind, when) if part)
+                own = colour if len(names) == 1 else 1 + number
                 if points:
-                    lines.append(Line(label, points, run_number * len(names) + number, rare=when == "evaluation"))
+                    lines.append(Line(label, points, own, rare=when == "evaluation"))
     return lines
 
 

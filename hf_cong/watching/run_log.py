@@ -11,7 +11,7 @@ from typing import Any
 from transformers import TrainerCallback, TrainerState
 
 # First parts of names that no step of a training has: what was written, what was kept of it, what memory it took.
-_OF_NO_STEP = ("decode", "sample", "sft", "dpo", "memory")
+_OF_NO_STEP = ("decode", "samples", "sample", "sft", "dpo", "memory")
 
 
 class KeepLog(TrainerCallback):

@@ -14,6 +14,14 @@ from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from .run_log import KeepLog
 
+# Columns of what was scored, and what they are called in logs.
+_REWARDS = {
+    "reward": "implicit_reward",
+    "chosen_reward": "implicit_reward_chosen",
+    "rejected_reward": "implicit_reward_rejected",
+}
+# Whose rows are counted when a stage that writes has ended.
+_COUNTED = {"decode": ("samples", "sft"), "sample": ("dpo",)}
 _SECONDS = 60.0  # between two lines about a stage that writes
 
 
@@ -44,6 +52,27 @@ class Trackers:
         self.repeat(
             logs, TrainerState(global_step=step, is_local_process_zero=self.args.local_process_index == 0, **main)
         )
+
+    def end(self, stage: str, written: dict[str, Dataset], counts: dict[str, dict]) -> None:
+        """
+        Logs what a stage that writes has left: the mean implicit reward of the weak pair, in nats per completion,
+        where it was scored, and how many rows are kept.
+
+        Args:
+            stage (`str`): `"decode"` or `"sample"`.
+            written (`dict[str, datasets.Dataset]`): Completions or pairs, by split.
+            counts (`dict[str, dict]`): `stage_counts`.
+        """
+        for split, rows in written.items():
+            columns = [column for column in _REWARDS if column in rows.column_names]
+            means = {_REWARDS[column]: sum(rows[column][:]) / len(rows) for column in columns}
+            if means:
+                self.log({f"{stage}/{split}/{name}": mean for name, mean in means.items()}, len(rows))
+        for name, found in counts.items():
+            if name.split("/")[0] in _COUNTED[stage]:
+                dropped = {f"dropped_{reason}": number for reason, number in found["dropped"].items()}
+                numbers = {"rows_in": found["rows_in"], "kept": found["kept"], **dropped}
+                self.log({f"{name}/{key}": number for key, number in numbers.items()})
 
     def repeat(self, logs: dict[str, float], state: TrainerState) -> None:
         """Logs what another trainer, in this state, has logged."""
@@ -98,7 +127,7 @@ class WatchWriting:
         now = time.perf_counter()
         self._begun = now if self._begun is None else self._begun
         self._rows, self._tokens, self._seconds = self._rows + rows, self._tokens + tokens, now - self._begun
-        if self._seconds - self._told >= _SECONDS:
+        if tokens and self._seconds - self._told >= _SECONDS:
             self._told = self._seconds
             progress = {"rows_written": self._rows, "tokens_per_second": self._tokens / self._seconds}
             self._tell(progress, self._rows)
