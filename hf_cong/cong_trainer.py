@@ -63,7 +63,7 @@ from .packing import check_rows_apart
 from .pair.modeling_stacks import lookup
 from .publishing import PublishesItsRun
 from .refinement import with_margin
-from .stages import check_prompt_lengths, check_strong_model, data_rows, reported, share, warn_of_rounding
+from .stages import check_prompt_lengths, check_strong_model, reported, share, warn_of_rounding
 from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
 from .watching.completions import LogCompletions
 from .watching.pairs import LogsPairs
