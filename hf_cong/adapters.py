@@ -8,6 +8,7 @@ from typing import Any
 from peft import PeftConfig, PeftModel, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
+from peft.utils.other import TrainableTokensWrapper
 from torch import nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.integrations import is_deepspeed_zero3_enabled
@@ -107,10 +108,24 @@ def find_adapter(
     return peft_config
 
 
-def check_mergeable(model: PeftModel) -> None:
-    """Raises `ValueError`, before anything is trained, if the layers of the adapter cannot be merged."""
+def check_adapted(model: PeftModel, *, merge: bool) -> None:
+    """
+    Refuses, before anything is written or trained, a model whose adapter would fail in a later stage.
+
+    Args:
+        model (`PeftModel`): The model with its adapter; its weights are not looked at.
+        merge (`bool`): Whether the adapter is to be merged.
+
+    Raises:
+        ValueError: if TRL cannot train its head, or the adapter cannot be merged.
+    """
+    if isinstance(model.get_output_embeddings(), TrainableTokensWrapper):
+        raise ValueError(
+            "`trainable_token_indices` reaches the head of this model, which is tied to its embeddings, and TRL reads "
+            "the head's own weights. Leave it out, or train the embeddings: `modules_to_save=['embed_tokens']`."
+        )
     layers = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
-    if not layers or any(type(layer).merge is BaseTunerLayer.merge for layer in layers):
+    if merge and (not layers or any(type(layer).merge is BaseTunerLayer.merge for layer in layers)):
         raise ValueError(
             f"`merge_adapter` needs an adapter that can become a part of the weights, and "
             f"{model.peft_config['default'].peft_type.value} cannot. Use LoRA, or leave `merge_adapter` out."
@@ -120,7 +135,9 @@ def check_mergeable(model: PeftModel) -> None:
 def set_reference(model: PeftModel) -> None:
     """Makes the adapter "ref" the copy of "default": TRL's own name for the reference of an adapter."""
     if "ref" not in model.peft_config:
-        model.add_adapter("ref", model.peft_config["default"])
+        config = copy.deepcopy(model.peft_config["default"])
+        config.inference_mode = True
+        model.add_adapter("ref", config)
     state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     set_peft_model_state_dict(model, state, adapter_name="ref")
     # On a quantised base TRL trains in bfloat16, and PEFT adds adapters in float32: another rounding.
@@ -213,7 +230,12 @@ def save_merged(
     Raises:
         ValueError: if a weight is no number.
     """
-    merged = load_adapter(adapter, base, trainable=False).merge_and_unload(safe_merge=True)
+    model, head = load_adapter(adapter, base, trainable=False), base.get_output_embeddings()
+    inputs = base.get_input_embeddings()
+    if isinstance(inputs, BaseTunerLayer) and inputs.get_base_layer().weight is head.weight:
+        # The head of the adapted model has the weights of the base.
+        head.weight, base.config.tie_word_embeddings = nn.Parameter(head.weight.detach().clone()), False
+    merged = model.merge_and_unload(safe_merge=True)
     remove_result(directory, "adapter")
     merged.save_pretrained(directory)
     processing_class.save_pretrained(directory)

@@ -30,8 +30,8 @@ from trl import DPOTrainer
 from trl.trainer.utils import create_model_from_path
 
 from .adapters import (
+    check_adapted,
     check_adapter,
-    check_mergeable,
     copy_base,
     find_adapter,
     is_quantised,
@@ -256,8 +256,8 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrain
                 "`hf-cong train --stage decode`, then `sft`, `sample` and `dpo`."
             )
         stay_trainable(self.model)
-        if args.merge_adapter:
-            check_mergeable(self.model)
+        if is_peft_model(self.model) and (self._pairs_missing or args.merge_adapter):
+            check_adapted(self.model, merge=args.merge_adapter)
         warn_of_rounding(self)
         if not self._pairs_missing and args.max_length is not None:
             columns = [self.train_dataset[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]

@@ -28,8 +28,8 @@ from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enable
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
 from .adapters import (
+    check_adapted,
     check_adapter,
-    check_mergeable,
     find_adapter,
     load_adapter,
     load_base,
@@ -144,8 +144,9 @@ class StagedRun:
         self._check_replicated("decode")
         with torch.device("meta"):  # what is refused before hours of decoding takes no weights to see
             strong = AutoModelForCausalLM.from_config(self._config(), trust_remote_code=self.args.trust_remote_code)
-            if self.args.merge_adapter:
-                check_mergeable(get_peft_model(copy.deepcopy(strong), copy.deepcopy(self.peft_config)))
+            if self.peft_config is not None:
+                adapted = get_peft_model(copy.deepcopy(strong), copy.deepcopy(self.peft_config))
+                check_adapted(adapted, merge=self.args.merge_adapter)
         check_strong_model(strong, self.tokenizer, self.chain.splits, self.args)
         if self.args.invalid_prompts == "raise":
             check_prompt_lengths(strong, self.tokenizer, self.chain.splits, self.args.max_new_tokens)
