@@ -140,12 +140,34 @@ def set_reference(model: PeftModel) -> None:
         model.add_adapter("ref", config)
     state = get_peft_model_state_dict(model, adapter_name="default", save_embedding_layers=False)
     set_peft_model_state_dict(model, state, adapter_name="ref")
-    # On a quantised base TRL trains in bfloat16, and PEFT adds adapters in float32: another rounding.
+    round_reference(model)
+
+
+def round_reference(model: nn.Module) -> None:
+    """
+    Gives the adapter "ref" the dtypes of "default", so that the two compute the same.
+
+    On a quantised base TRL trains in bfloat16, and PEFT adds adapters in float32.
+    """
     parameters = dict(model.named_parameters())
     for name, parameter in parameters.items():
         twin = parameters.get(f"{name}.".replace(".ref.", ".default.").removesuffix("."))
         if twin is not None and twin is not parameter:
             parameter.data = parameter.data.to(twin.dtype)
+
+
+class KeepsDtypes:
+    """
+    Of a trainer that goes on from a checkpoint in the dtypes in which it was written: PEFT loads adapters in float32.
+
+    Overrides `_load_from_checkpoint`.
+    """
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        for name, parameter in self.model.named_parameters():
+            parameter.data = parameter.data.to(dtypes[name])
 
 
 def stay_trainable(model: nn.Module) -> None:

@@ -30,6 +30,7 @@ from trl import DPOTrainer
 from trl.trainer.utils import create_model_from_path
 
 from .adapters import (
+    KeepsDtypes,
     check_adapted,
     check_adapter,
     copy_base,
@@ -38,6 +39,7 @@ from .adapters import (
     load_adapter,
     load_base,
     remove_result,
+    round_reference,
     save_merged,
     set_reference,
     stay_trainable,
@@ -72,7 +74,7 @@ from .watching.trackers import Trackers
 logger = logging.getLogger(__name__)
 
 
-class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrainer):
+class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, KeepsDtypes, EndsOnce, DPOTrainer):
     r"""
     Trainer for Contrastive Weak-to-Strong Generalization (ConG): trains a strong model on what a weak pair knows.
 
@@ -96,7 +98,7 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrain
     said otherwise, read again afterwards; with `push_stages_to_hub`, as soon as a stage ends.
 
     Overrides `train`, `training_step`, `log`, `evaluate`, `_save`, the two hooks that prepare data, and those of
-    [`PublishesItsRun`], [`LogsPairs`], [`GroupsByLength`] and [`EndsOnce`]; never the loss.
+    [`PublishesItsRun`], [`LogsPairs`], [`GroupsByLength`], [`KeepsDtypes`] and [`EndsOnce`]; never the loss.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`):
@@ -255,7 +257,7 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrain
                 "A sharded model cannot pass from stage to stage in one process. Launch one stage at a time: "
                 "`hf-cong train --stage decode`, then `sft`, `sample` and `dpo`."
             )
-        stay_trainable(self.model)
+        self._prepare_adapter()
         if is_peft_model(self.model) and (self._pairs_missing or args.merge_adapter):
             check_adapted(self.model, merge=args.merge_adapter)
         warn_of_rounding(self)
@@ -298,10 +300,14 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, EndsOnce, DPOTrain
     def _precompute_ref_logps(self, dataset, name, batch_size):
         if self._pairs_missing:
             return dataset
-        stay_trainable(self.model)
+        self._prepare_adapter()
         dataset = super()._precompute_ref_logps(dataset, name, batch_size)
         args = self.args
         return with_margin(dataset, args.reward_margin, args.beta) if args.reward_margin > 0 else dataset
+
+    def _prepare_adapter(self):
+        stay_trainable(self.model)
+        round_reference(self.model)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         if self._pairs_missing:

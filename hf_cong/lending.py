@@ -16,6 +16,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PrinterCallback, Trainer, TrainerCallback, set_seed
 from trl import SFTConfig, SFTTrainer
 
+from .adapters import KeepsDtypes
 from .checkpoints import SealCheckpoints, damage, last_whole_checkpoint, seal
 from .grouping import GroupsByLength
 from .memory import peak_gib
@@ -53,7 +54,7 @@ def lend(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel | PeftM
         model.config.__dict__.update(config)
 
 
-class FineTuner(GroupsByLength, EndsOnce, SFTTrainer):
+class FineTuner(GroupsByLength, KeepsDtypes, EndsOnce, SFTTrainer):
     """Overrides `training_step`: a loss that is no number ends it; and `log`, which says what memory it took."""
 
     def training_step(self, model, inputs, num_items_in_batch=None):

@@ -155,7 +155,13 @@ def warn_of_rounding(trainer: Trainer) -> None:
     In shards there is no such loss: FSDP trains a float32 copy under mixed precision, DeepSpeed always does.
     """
     model, sharded = trainer.model, trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if model.dtype in (torch.bfloat16, torch.float16) and not sharded and not is_peft_model(model):
+    if is_peft_model(model):
+        if not sharded and any(p.requires_grad and p.dtype == torch.bfloat16 for p in model.parameters()):
+            logger.warning(
+                "The adapter is trained in bfloat16, as TRL does on a quantised base, which rounds most updates of a "
+                "small learning rate away. Learning rates of full fine-tuning are too small for it: 1e-5 and more."
+            )
+    elif model.dtype in (torch.bfloat16, torch.float16) and not sharded:
         logger.warning(
             "All weights of the model are trained in %s, which rounds most updates of a small learning rate away. "
             "Load it in float32, and let `bf16=True` compute in half precision.",
