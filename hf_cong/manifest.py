@@ -8,6 +8,7 @@ import json
 import math
 import re
 from collections.abc import Iterable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ _DECODING = ("alpha", "plausibility_threshold")
 _STEERING = ("chosen_from", "steering_beta", "plausibility_threshold")
 _SEARCHING = ("chosen_from", "beam_width", "successors_per_beam", "chunk_length")
 _WRITING = ("max_new_tokens", "temperature", "top_p", "top_k", "drop_truncated")
+_REFINING = ("num_chosen_samples", "chosen_share", "drop_contradicting", "reward_margin", "rejected_from")
 _STAGE_ONE = ("sft_learning_rate", "sft_num_train_epochs")
 _TRAINING = (
     *("beta", "loss_type", "learning_rate", "num_train_epochs", "max_steps", "lr_scheduler_type", "warmup_steps"),
@@ -187,12 +189,14 @@ def run_facts(chain: Chain, identity: dict[str, Any], model: str, adapter: PeftC
     sft_kwargs = {}
     if chain.pairs_missing:
         names, sft_kwargs = (*_WRITING, *_STAGE_ONE, *names), settings_identity(args.sft_kwargs or {})
-        names = (*names, *(["rejected_from"] if args.rejected_from != "policy" else []))
+    default = {field.name: field.default for field in fields(args)}
+    names = (*names, *(name for name in _REFINING if getattr(args, name) != default[name]))
     if chain.decodes:
         if chain.steering is None:
             names = (*_DECODING, *names)
         else:
             names = (*(_STEERING if chain.steering.obstacle is None else _SEARCHING), *names)
+    if chain.decodes or (chain.pairs_missing and (chain.refinement.ranks or chain.refinement.compares)):
         for role, name in zip(("weak_model", "weak_reference_model"), chain.weak.names, strict=True):
             sources[role] = _source(name, identity[role])
     given = {} if adapter is None else settings_identity(adapter.to_dict())

@@ -12,7 +12,10 @@ from .terms import terms_of
 from .writing import papers, writing_facts
 
 # Settings of stage II, which a card of stage I does not show.
-_STAGE_TWO = ("rejected_from", "beta", "loss_type", "learning_rate", "num_train_epochs", "max_steps")
+_STAGE_TWO = (
+    *("rejected_from", "drop_contradicting", "reward_margin"),
+    *("beta", "loss_type", "learning_rate", "num_train_epochs", "max_steps"),
+)
 
 
 def model_card(
@@ -92,14 +95,14 @@ def model_card(
         ),
         "base_id": base,
         "base_name": sources["model"]["name"] if sources.get("model") else None,
-        **writing_facts(known),
+        **writing_facts(known, stage),
         "fine_tuned": bool(stages.get("sft")),
         "sampled": bool(stages.get("sample")),
         "finished": bool(stages.get("dpo")),
         "cited": _cited(known, stage),
         "settings": optional_table(setting_rows(settings)),
         "adapter": optional_table(setting_rows(known["adapter"] or {})),
-        "counts": optional_table(count_rows(known["counts"], steps)),
+        "counts": optional_table(count_rows(known["counts"], ["samples", *steps])),
         "truncated": sum(
             known["counts"].get(f"{step}/train", {}).get("dropped", {}).get("truncated", 0) for step in steps
         ),

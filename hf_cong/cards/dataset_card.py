@@ -37,7 +37,10 @@ _WRITING = (
     "chunk_length",
     "plausibility_threshold",
     "max_new_tokens",
+    "num_chosen_samples",
+    "chosen_share",
     "rejected_from",
+    "drop_contradicting",
     "temperature",
     "top_p",
     "top_k",
@@ -59,6 +62,9 @@ _COLUMNS = {
     "alpha": "α, the weight kept on the weak policy",
     "beta": "β, the weight of the pair that steered",
     "plausibility_threshold": "τ",
+    "reward": "the weak pair's implicit reward of the answer, in nats",
+    "chosen_reward": "the weak pair's implicit reward of the preferred answer, in nats",
+    "rejected_reward": "the same of the dispreferred answer",
     "seed": "the seed of this answer, made of that of the run and the prompt",
     "model": "who wrote the answer",
 }
@@ -98,11 +104,14 @@ def dataset_card(
     sources = known["sources"]
     found = dataset_metadata(files)
     preferences = any("rejected" in columns for columns in found.columns.values())
-    who = writing_facts(known)
+    who = writing_facts(known, "data")
     steered = who["writing"] in ("steered", "searched")
     writer = sources.get("model" if steered else "writer")  # of completions that no pair wrote by itself
-    decoded = writer is None and (bool(known["stages"].get("decode")) or bool(sources.get("weak_model")))
-    roles = [role for role in ROLES if role != "model" or preferences or steered or not (decoded or writer)]
+    # A run tells what it decoded; without one, the data tell of a pair only if it wrote.
+    told = known["stages"].get("decode") if known["stages"] else sources.get("weak_model")
+    decoded = writer is None and bool(told)
+    sampled = preferences and not who["worst"]
+    roles = [role for role in ROLES if role != "model" or sampled or steered or not (decoded or writer)]
     fine_tuned = known["stages"].get("sft") and not who["untouched"] and who["writing"] != "given"
     if decoded:
         who["writing"] = "contrast"
@@ -144,7 +153,7 @@ def dataset_card(
         "cited": [*(["cong"] if decoded or preferences else []), *papers(who["writing"])],
         "fine_tuned": fine_tuned,
         "settings": optional_table(setting_rows(settings)),
-        "counts": optional_table(count_rows(known["counts"], ["sft", "dpo"])),
+        "counts": optional_table(count_rows(known["counts"], ["samples", "sft", "dpo"])),
     }
     return render("dataset", facts, metadata)
 

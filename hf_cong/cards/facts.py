@@ -10,7 +10,7 @@ from .sources import hub_link, source_rows
 from .terms import Terms
 
 _PARTS = ("sources", "settings", "stages", "counts", "measures", "versions")
-_STAGES = {"sft": "SFT", "dpo": "DPO"}
+_STAGES = {"samples": "samples", "sft": "SFT", "dpo": "DPO"}
 _OF_A_STEP = ("learning_rate", "grad_norm", "step")  # they say nothing of a whole run
 
 

@@ -33,7 +33,7 @@ _MADE = {
     "pair": ("-pair", "model", "The weak pair that decoded, as one model"),
 }
 STAGES = ("data", "sft", "model")  # what is published unless more is asked for
-_OF_A_COMPLETION = ("finish_reason", "seed", "alpha", "beta", "plausibility_threshold")
+_OF_A_COMPLETION = ("finish_reason", "seed", "alpha", "beta", "plausibility_threshold", "reward")
 
 
 def run_repositories(repo_id: str, stages: Iterable[str] = STAGES) -> dict[str, str]:
@@ -304,10 +304,11 @@ def _data_files(root: Path, stages: Mapping[str, Mapping[str, str]]) -> dict[str
     files, names = {}, _split_names({**stages.get("rows", {}), **stages.get("pairs", {})})
     for split, directory in stages.get("rows", {}).items():
         rows = load_from_disk(root / directory)
-        completions = root / stages["decode"][split] / "completions.parquet"
-        written = pyarrow.parquet.read_table(completions, columns=["prompt_id", *_OF_A_COMPLETION])
-        about = {row["prompt_id"]: row for row in written.to_pylist()}
-        for name in _OF_A_COMPLETION:
+        folder = stages.get("best", stages["decode"])[split]  # of several samples, those that are kept
+        written = pyarrow.parquet.read_table(root / folder / "completions.parquet")
+        names_there = [name for name in _OF_A_COMPLETION if name in written.column_names]
+        about = {row["prompt_id"]: row for row in written.select(["prompt_id", *names_there]).to_pylist()}
+        for name in names_there:
             column = [about[prompt_id][name] for prompt_id in rows["prompt_id"]]
             if any(value is not None for value in column):
                 rows = rows.add_column(name, column)
