@@ -5,10 +5,16 @@ import json
 import shutil
 
 import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from hf_cong.compatibility import differing_tokens, eos_token_ids
+from hf_cong.prompts import encode_prompt
+from hf_cong.rewards import completion_logps
 from recipes.compare.worlds import Sandbox
 from recipes.steered.run import PAPER, STAGE_ONE, STAGE_TWO, SYSTEMS, SteeredTrial, run
 from recipes.steered.summary import draw, render, summarise
+from recipes.steered.vocabulary import renumbered
 
 EFFORT = 0.02
 
@@ -42,6 +48,29 @@ def test_the_table_and_the_pictures(tmp_path):
     assert all(label in said for label in SYSTEMS) and "0.5k" in said and "1 strong, 2 weak" in said
     draw(results, tmp_path, stage_one=(PAPER, [*STAGE_ONE][2]), stage_two=tuple(STAGE_TWO))
     assert len(list(tmp_path.glob("*.png"))) == 4
+
+
+def test_under_another_vocabulary_a_model_says_the_same_of_a_text(world, tmp_path):
+    directories = world.weak_policy, renumbered(world.weak_policy, tmp_path / "renumbered")
+    models = [AutoModelForCausalLM.from_pretrained(directory).eval() for directory in directories]
+    tokenizers = [AutoTokenizer.from_pretrained(directory) for directory in directories]
+    assert len(differing_tokens(*tokenizers)) == len(tokenizers[0])
+    prompt = [{"role": "user", "content": "what does the fox eat ?"}]
+    ids = [encode_prompt(tokenizer, prompt) for tokenizer in tokenizers]
+    assert not any(own == other for own, other in zip(*ids, strict=True))
+    assert tokenizers[0].decode(ids[0]) == tokenizers[1].decode(ids[1])
+    own, other = (tokenizers[index].convert_ids_to_tokens(eos_token_ids(models[index])) for index in (0, 1))
+    assert own == other
+    logps = [
+        completion_logps(model, tokenizer, [prompt], ["the fox eats moss ."])[0]
+        for model, tokenizer in zip(models, tokenizers, strict=True)
+    ]
+    torch.testing.assert_close(*logps)
+    (crossed,) = completion_logps(models[1], tokenizers[0], [prompt], ["the fox eats moss ."])
+    assert (crossed - logps[0]).abs().max() > 0.1
+    times = (directories[1] / "model.safetensors").stat().st_mtime_ns
+    renumbered(world.weak_policy, directories[1])
+    assert (directories[1] / "model.safetensors").stat().st_mtime_ns == times
 
 
 def test_forms_differ_in_who_writes_alone(world, tmp_path):

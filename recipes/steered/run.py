@@ -17,23 +17,31 @@ import torch
 import transformers
 import trl
 from datasets import Dataset
-from transformers import PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedModel
 
-from hf_cong import ConGTrainer, EmulatedFineTuningForCausalLM
+from hf_cong import ConGTrainer, ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM, ImplicitReward
 from hf_cong.journal import replacing
 from hf_cong.sandbox.workers import run_jobs
+from hf_cong.search.engine import SearchEngine
 from hf_cong.staged import StagedRun
 
 from ..compare.methods import CD, SFT, STRONG, WEAK, Budget, Trial
 from ..compare.run import load_world
 from .summary import draw, render, summarise
+from .vocabulary import renumbered
 
 BETAS = (1.0, 2.0, 4.0)  # of the steering; the default goes through stage II
 PLAUSIBLE = "strong base, its plausible set"  # steered with β = 0: what the plausible set does alone
 STEERED = {PLAUSIBLE: 0.0, **{f"strong, steered, β = {beta:g}": beta for beta in BETAS}}
 PAPER = f"ConG-S, {next(iter(CD)).rpartition(', ')[2]}"
-STAGE_ONE = {PAPER: {"chosen_from": "weak"}} | {
-    f"S-steered, β = {beta:g}": {"chosen_from": "steered", "steering_beta": beta} for beta in BETAS
+# W, K and L of the search by which the strong model is steered where the pair has another vocabulary.
+WIDTHS = ("beam_width", "successors_per_beam", "chunk_length")
+SEARCHES = {f"W {w}, K {k}, L {l}": dict(zip(WIDTHS, (w, k, l), strict=True)) for w, k, l in ((2, 2, 5), (4, 4, 5))}
+SEARCHED = {f"strong, steered by search, {label}": widths for label, widths in SEARCHES.items()}
+STAGE_ONE = {
+    PAPER: {"chosen_from": "weak"},
+    **{f"S-steered, β = {beta:g}": {"chosen_from": "steered", "steering_beta": beta} for beta in BETAS},
+    **{f"S-steered by search, {label}": {"chosen_from": "steered", **widths} for label, widths in SEARCHES.items()},
 }
 # Stage II of both forms: learning rate and β. The first learning rate has the paper's ratio to stage I's.
 SETTINGS = ((6e-5, 0.5), (3e-4, 0.5), (3e-4, 0.1))
@@ -49,7 +57,7 @@ STAGE_TWO = {
     for rejected in ("policy", "base")
     for form, writer in FORMS.items()
 }
-UNTRAINED = (STRONG, WEAK, next(iter(CD)), *STEERED)
+UNTRAINED = (STRONG, WEAK, next(iter(CD)), *STEERED, *SEARCHED)
 SYSTEMS = (*UNTRAINED, *STAGE_ONE, *STAGE_TWO)
 
 
@@ -60,6 +68,7 @@ class SteeredTrial(Trial):
         """One record for each system and test prompt, and what each form wrote."""
         engines = {STRONG: self.strong, WEAK: self.weak, UNTRAINED[2]: self.pair(next(iter(CD.values())))}
         engines |= {label: self.steered(beta) for label, beta in STEERED.items()}
+        engines |= {label: functools.partial(self.searched, widths) for label, widths in SEARCHED.items()}
         records = []
         for label in SYSTEMS:
             if label in STAGE_ONE:
@@ -86,15 +95,31 @@ class SteeredTrial(Trial):
 
         return load
 
+    @functools.cached_property
+    def stranger(self) -> tuple[str, str]:
+        """The weak pair, after and before alignment, under another vocabulary."""
+        weak = (self.world.weak_policy, self.world.weak_reference)
+        return tuple(str(renumbered(source, self.root / "other_vocabulary" / source.name)) for source in weak)
+
+    def searched(self, widths: dict[str, int]) -> SearchEngine:
+        pair = ContrastivePairForCausalLM.from_pair(*self.stranger)
+        reward = ImplicitReward(pair, None, AutoTokenizer.from_pretrained(self.stranger[0]))
+        return SearchEngine(self.strong(), reward, seed=self.seed, **widths)
+
     def home(self, form: dict) -> Path:
         """Where the stages of a form lie that do not depend on stage II."""
-        return self.root / "stages" / f"{form['chosen_from']}-{form.get('steering_beta', 0):g}"
+        how = f"{form.get('steering_beta', 0):g}"
+        if "beam_width" in form:
+            how = "-".join(["search", *(str(form[name]) for name in WIDTHS)])
+        return self.root / "stages" / f"{form['chosen_from']}-{how}"
 
     def config(self, form: dict, **overrides):
+        own = (str(self.world.weak_policy), str(self.world.weak_reference))
+        policy, reference = self.stranger if "beam_width" in form else own
         return self.settings(
             self.home(form),
-            weak_model_name_or_path=str(self.world.weak_policy),
-            weak_reference_model_name_or_path=str(self.world.weak_reference),
+            weak_model_name_or_path=policy,
+            weak_reference_model_name_or_path=reference,
             generation_batch_size=64,
             **SFT,
             **form,
@@ -127,7 +152,9 @@ class SteeredTrial(Trial):
         tokens = sum(map(len, rows["completion_ids"]))
         finished = sum(reason == "stop" for reason in rows["finish_reason"])
         steered = form["chosen_from"] == "steered"
-        return {"prompts": len(rows), "finished": finished, "tokens": tokens, "weak": 2, "strong": int(steered)}
+        tried = form.get("beam_width", 1) * form.get("successors_per_beam", 1)  # rows, of which one is kept
+        forwards = {"weak": 2 * tried, "strong": tried * steered}
+        return {"prompts": len(rows), "finished": finished, "tokens": tokens, **forwards}
 
 
 def run_trial(*arguments) -> tuple[list[dict], dict[str, dict]]:
