@@ -50,8 +50,9 @@ def plot_runs(runs: Sequence[str | Path], plot_dir: str | Path | None = None) ->
     plot_dir.mkdir(parents=True, exist_ok=True)
     drawn, of = [], ", ".join(logs)
     for stage, (file, title, panels) in _FIGURES.items():
-        if len(logs) > 1:  # then lines of one panel are of one kind, and their colours those of the runs
-            panels = {f"{what} {kind}": {name: ""} for what, names in panels.items() for name, kind in names.items()}
+        if len(logs) > 1:  # then a panel has lines of one kind, and their colours are those of the runs
+            kinds = [(quantity, name, kind) for quantity, names in panels.items() for name, kind in names.items()]
+            panels = {f"{kind} {quantity}".strip(): {name: ""} for quantity, name, kind in kinds}
         lines = {quantity: _lines(logs, stage, names) for quantity, names in panels.items()}
         lines = {quantity: found for quantity, found in lines.items() if found}
         if lines:
