@@ -4,9 +4,13 @@
 import contextlib
 import copy
 import gc
+import importlib.util
+import json
 import re
 import shutil
+import sys
 import weakref
+from pathlib import Path
 
 import pytest
 import torch
@@ -556,3 +560,24 @@ def test_a_step_waits_for_the_device_hardly_more_often_than_trls(tmp_path):
     theirs = reads_per_step(lambda steps: make(DPOTrainer, steps, pairs(16)))
     ours = reads_per_step(lambda steps: make(ConGTrainer, steps, pairs(16)))
     assert theirs > 8 and ours - theirs <= 2  # is the loss a number, and the gap of lengths
+
+
+@pytest.mark.slow
+def test_the_recipe_compares_the_same_work(tmp_path, monkeypatch, capsys):
+    script = Path(__file__).parents[1] / "recipes" / "training_cost" / "measure.py"
+    spec = importlib.util.spec_from_file_location("training_cost", script)
+    recipe = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recipe)
+    options = {"vocab_size": 64, "hidden_size": 64, "layers": 1, "steps": 3, "repeats": 2, "output_dir": tmp_path}
+    arguments = [str(text) for name, value in options.items() for text in (f"--{name}", value)]
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", [str(script), *arguments])
+    recipe.main()
+    torch.set_num_threads(threads)
+    results = json.loads((tmp_path / "results.json").read_text())
+    for stage in ("I", "II"):
+        found = results["comparisons"][stage]
+        assert found["same loss"] and found["covered"] == 0.5
+        assert found["training"]["low"] <= found["training"]["median"] <= found["training"]["high"]
+    table = (tmp_path / "results.md").read_text()
+    assert "ConG, stage II" in table and table in capsys.readouterr().out
