@@ -92,7 +92,9 @@ def train_rounds(
 
     Round r lies in `output_dir/round-<r>`, the last one in `output_dir` itself, which it leaves, and publishes, as a
     run of one round does. The same call goes on where a killed one stopped: rounds that have ended are not repeated,
-    and the one in work continues from its last checkpoint. To the trackers, every round is a training of its own.
+    and the one in work continues from its last checkpoint. More rounds than were asked for are a call of their own,
+    with the result as `model`, another `output_dir` and another seed. To the trackers, every round is a training of
+    its own.
 
     Args:
         model (`str`):

@@ -185,8 +185,9 @@ def test_one_adapter_on_the_original_base(names, tmp_path):
 
 
 def test_later_rounds_without_stage_one(names, tmp_path):
-    steps = FirstSteps()
-    run(names, tmp_path, sft_every_round=False, callbacks=[steps])
+    steps, (policy, reference) = FirstSteps(), weak_pair()  # in memory, and so in both rounds
+    weak = {"weak_model": policy, "weak_reference_model": reference, "weak_processing_class": tiny_tokenizer()}
+    run(names, tmp_path, sft_every_round=False, callbacks=[steps], **weak)
     assert list((tmp_path / "round-1").glob("_cong/sft-*/final")) and not list(tmp_path.glob("_cong/sft-*/final"))
     assert all(abs(value) <= 1e-5 for line in steps.lines for value in line.values())
 
@@ -254,12 +255,12 @@ def launch(path, output_dir, *options, processes=1):
     )
 
 
-def finish(process, output_dir, timeout=300):
+def finish(process, output_dir, timeout=600):
     assert process.wait(timeout) == 0, output_dir.with_suffix(".log").read_text()[-3000:]
 
 
 def kill(process, output_dir, reached):
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + 400
     while process.poll() is None and time.monotonic() < deadline and not reached():
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
