@@ -123,8 +123,9 @@ def test_weights_and_biases_drops_nothing(tmp_path, monkeypatch):
         "train/decode/train/rows": {12: 12},
     }.items():
         assert {row["train/global_step"]: row[tag] for row in rows if tag in row} == pytest.approx(expected)
-    tables = [path for path in file.parent.rglob("completions_*.table.json")]
-    assert len(tables) == 1 and json.loads(tables[0].read_text())["columns"][:3] == ["step", "prompt", "completion"]
+    tables = list(file.parent.rglob("completions_*.table.json"))
+    assert len(tables) == 2  # one for each evaluation
+    assert json.loads(tables[0].read_text())["columns"][:3] == ["step", "prompt", "completion"]
 
 
 def test_launches_by_stage_are_one_run_of_trackio(tmp_path, monkeypatch):
