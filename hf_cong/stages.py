@@ -239,18 +239,19 @@ def drop_long_rows(
         max_length (`int` or `None`): Most tokens of prompt and completion; `None` keeps every row.
     """
 
-    def length(prompt: str | list[dict], completion: str | list[dict]) -> int:
-        if isinstance(prompt, str):
-            return len(tokenizer(prompt + completion)["input_ids"]) + 1  # TRL appends the end-of-sequence token
-        return len(tokenizer.apply_chat_template(prompt + completion, tokenize=True, return_dict=False))
+    def lengths(prompts: list, completions: list) -> list[int]:
+        whole = [prompt + completion for prompt, completion in zip(prompts, completions, strict=True)]
+        if isinstance(prompts[0], str):
+            return [len(ids) + 1 for ids in tokenizer(whole)["input_ids"]]  # TRL appends the end-of-sequence token
+        return [len(ids) for ids in tokenizer.apply_chat_template(whole, tokenize=True, return_dict=False)]
+
+    def fit(prompts: list, *completions: list) -> list[bool]:
+        measured = [lengths(prompts, column) for column in completions]
+        return [max(row) <= max_length for row in zip(*measured, strict=True)]
 
     if max_length is None:
         return dataset
-    return dataset.filter(
-        lambda prompt, *completions: all(length(prompt, completion) <= max_length for completion in completions),
-        input_columns=["prompt", *columns],
-        desc="Measuring lengths",
-    )
+    return dataset.filter(fit, input_columns=["prompt", *columns], batched=True, desc="Measuring lengths")
 
 
 def adapter_base(model: str, where: dict) -> tuple[str | None, str | None]:
