@@ -221,7 +221,10 @@ def load_base(adapter: Path, args: ConGConfig) -> PreTrainedModel:
     init = {"revision": config.revision, "use_safetensors": True, "device_map": None}
     init |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in ("dtype", "cache_dir")}
     base = create_model_from_path(config.base_model_name_or_path, trust_remote_code=args.trust_remote_code, **init)
-    return base.dequantize() if is_quantised(base) else base
+    if is_quantised(base):  # it is published so
+        base = base.dequantize()
+        base._weight_conversions = None  # of quantised files, which saving would undo, and cannot
+    return base
 
 
 def copy_base(model: PeftModel) -> PreTrainedModel:

@@ -61,7 +61,7 @@ def train(argv: list[str]):
             model.model_name_or_path, config, **data, **adapt, num_rounds=rounds.num_rounds, **options
         )
     elif config.stage == "all":
-        trainer = ConGTrainer(_strong_model(model.model_name_or_path, config), args=config, **data, **adapt)
+        trainer = ConGTrainer(model.model_name_or_path, args=config, **data, **adapt)
     else:
         run = StagedRun(model.model_name_or_path, config, **data, **adapt)
         if config.stage != "dpo":
@@ -96,21 +96,6 @@ def build(argv: list[str]):
     else:
         _, counts = build_preference_dataset(args.chosen, args.rejected, **options)
     print(f"{_count_line(counts)}. The dataset is in {args.output_dir}.")
-
-
-def _strong_model(name: str, config):
-    """The name of a model, for the trainer to load; of a LoRA adapter, the model that goes on training it."""
-    from peft import AutoPeftModelForCausalLM
-    from peft.utils import SAFETENSORS_WEIGHTS_NAME
-    from transformers.utils import cached_file, find_adapter_config_file
-
-    revision = config.model_init_kwargs["revision"]
-    if find_adapter_config_file(name, revision=revision) is None:
-        return name
-    cached_file(name, SAFETENSORS_WEIGHTS_NAME, revision=revision)  # raises OSError; PEFT would look for other weights
-    init_kwargs = {"trust_remote_code": config.trust_remote_code, **config.model_init_kwargs}
-    config.model_init_kwargs = None  # they are for a model that is given by name
-    return AutoPeftModelForCausalLM.from_pretrained(name, is_trainable=True, use_safetensors=True, **init_kwargs)
 
 
 def _deliver(model: Path, output_dir: str):
