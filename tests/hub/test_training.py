@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 from hf_cong import ConGConfig, ContrastivePairForCausalLM, generate_completions
 from hf_cong.chain import Chain
 from hf_cong.cli import main
+from hf_cong.watching.trackers import Trackers
 from tests.hub.test_models import WIDTH, push
 from tests.tiny import tiny_lora, tiny_model, tiny_pair, tiny_tokenizer
 
@@ -87,7 +88,8 @@ def test_the_pair_that_writes_is_the_one_that_was_named(hub, tmp_path, lora):
     assert all("@" in name for name in chain.weak.id)  # named before they move
     push(names[0], tiny_lora("llama", 7, **WIDTH, **ENDS)[0] if lora else tiny_pair("llama", 7, **WIDTH, **ENDS)[0])
     push(names[1], tiny_model("llama", 8, **WIDTH, **ENDS))
-    written = chain.chosen(chain.pair, {})["train"]
+    chain.trackers = Trackers(args)
+    written = chain.chosen(chain.weak.load, {})["train"]
     settings = {"tokenizer": tiny_tokenizer(), "max_new_tokens": 8, "seed": args.seed}
     before = ContrastivePairForCausalLM.from_pair(*((adapted,) if lora else (policy, reference)))
     after = ContrastivePairForCausalLM.from_pair(*names)
