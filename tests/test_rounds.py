@@ -156,6 +156,8 @@ def test_alpha_by_round_and_what_is_told_of_it(names, tmp_path):
         assert json.loads(path.read_text())["identity"]["engine"]["alpha"] == alpha
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert "`strong`" in card and "round-2" not in card  # the base is the first round's
+    assert "This is round 3 of several" in card
+    assert "This is round" not in (tmp_path / "round-1" / "README.md").read_text(encoding="utf-8")
     assert "| `round` | 3 |" in card and "`0.4, 0.5`" in card
 
 

@@ -107,6 +107,7 @@ def model_card(
             known["counts"].get(f"{step}/train", {}).get("dropped", {}).get("truncated", 0) for step in steps
         ),
         "measures": optional_table(measure_rows(known["measures"], steps)),
+        "round": settings.get("round"),
         "seed": settings.get("seed"),
     }
     return render(kind, facts, metadata)
