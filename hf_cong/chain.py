@@ -4,6 +4,7 @@
 [`ConGTrainer`] walks the chain in one launch, [`run_stage`] one stage per launch: each finds what the other left.
 """
 
+import contextlib
 import functools
 import json
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from .checkpoints import checkpoints, content_key, damage, settings_identity, tokenizer_identity
 from .cong_config import ConGConfig
+from .engines import Engine, as_engine
 from .generation import generate_completions
 from .identity import STRONG, UPDATE, check_same_run, cut_alike, rows_per_update, untrained
 from .journal import differences, replacing
@@ -202,21 +204,22 @@ class Chain:
                 reads what was decoded before.
             identity (`dict[str, Any]`): What [`identity`] returned.
         """
-        reads, engine, samples = engine is None, engine and functools.cache(engine), {}
-        for name, dataset in self.splits.items():
-            rows, self._dropped[name] = read_prompts(dataset, invalid_prompts=self.args.invalid_prompts)
-            given = [column for column in ("chosen", "completion") if column in rows.column_names]
-            if given:
-                samples[name] = [given_completions(rows, given[0])]
-                continue
-            samples[name] = [
-                self._completions(rows, engine, *self.writer_identity(identity), prefix=f"decode-{name}", sample=index)
-                for index in range(self.args.num_chosen_samples)
-            ]
-            if len(samples[name][0]) < len(rows):  # in the pair's context
-                self._dropped[name]["too_long_for_pair"] = len(rows) - len(samples[name][0])
-        engine = None  # what wrote makes room for what scores
-        pair = self._scorer("decode", reads)
+        samples = {}
+        with contextlib.closing(_Writer(engine)) as writer:  # makes room for what scores
+            for name, dataset in self.splits.items():
+                rows, self._dropped[name] = read_prompts(dataset, invalid_prompts=self.args.invalid_prompts)
+                given = [column for column in ("chosen", "completion") if column in rows.column_names]
+                if given:
+                    samples[name] = [given_completions(rows, given[0])]
+                    continue
+                named = self.writer_identity(identity)
+                samples[name] = [
+                    self._completions(rows, engine and writer, *named, prefix=f"decode-{name}", sample=index)
+                    for index in range(self.args.num_chosen_samples)
+                ]
+                if len(samples[name][0]) < len(rows):  # in the pair's context
+                    self._dropped[name]["too_long_for_pair"] = len(rows) - len(samples[name][0])
+        pair = self._scorer("decode", engine is None)
         chosen = {name: self._best(name, split, pair) for name, split in samples.items()}
         if self.refinement.compares:
             self.weak.send_away()
@@ -317,19 +320,20 @@ class Chain:
             identity (`dict[str, Any]`): What [`identity`] returned.
         """
         writer = policy if self.args.rejected_from == "policy" else untrained(identity)
-        reads, sides = engine is None, {}
-        for name, rows in sft.items():
-            better = _select(chosen[name], rows["prompt_id"])
-            if "rejected" in self.splits[name].column_names:
-                given, _ = read_prompts(self.splits[name])
-                worse = _select(given_completions(given, "rejected"), rows["prompt_id"])
-            elif self.args.rejected_from == "worst":
-                worse = _select(self._worst[name], rows["prompt_id"])
-            else:
-                worse = self._completions(better, engine, writer, tokenizer, prefix=f"sample-{name}")
-            sides[name] = better, worse
-        engine = None  # what sampled makes room for what scores
-        scorer = self._scorer("sample", reads)
+        sides = {}
+        with contextlib.closing(_Writer(engine)) as sampler:  # makes room for what scores
+            for name, rows in sft.items():
+                better = _select(chosen[name], rows["prompt_id"])
+                if "rejected" in self.splits[name].column_names:
+                    given, _ = read_prompts(self.splits[name])
+                    worse = _select(given_completions(given, "rejected"), rows["prompt_id"])
+                elif self.args.rejected_from == "worst":
+                    worse = _select(self._worst[name], rows["prompt_id"])
+                else:
+                    prefix = f"sample-{name}"
+                    worse = self._completions(better, engine and sampler, writer, tokenizer, prefix=prefix)
+                sides[name] = better, worse
+        scorer = self._scorer("sample", engine is None)
         pairs = {name: self._pairs(name, *both, policy, scorer, tokenizer) for name, both in sides.items()}
         self.weak.release()
         return pairs
@@ -445,6 +449,23 @@ class Chain:
         self.stage_counts[stage] = {"rows_in": rows_in, "kept": kept, "dropped": dropped}
         reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items()) or "none"
         PartialState().print(f"ConG {stage}: {rows_in} rows in, {kept} kept, dropped: {reasons}")
+
+
+class _Writer:
+    """What writes, loaded when it is first asked for."""
+
+    def __init__(self, load: Callable[[], Any] | None):
+        self._load, self._engine = load, None
+
+    def __call__(self) -> Engine:
+        if self._engine is None:
+            self._engine = as_engine(self._load())
+        return self._engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
 
 
 def _select(dataset: Dataset, prompt_ids: list[str]) -> Dataset:

@@ -5,7 +5,6 @@ Every launch leaves what [`ConGTrainer`] would have left, under the same names: 
 """
 
 import copy
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +58,9 @@ class StagedRun:
     `decode` and `sample` copy their models to every process; `sft` and `dpo` are plain launches of
     [`~trl.SFTTrainer`] and [`ConGTrainer`], which FSDP and DeepSpeed may shard. A stage that was killed is repeated by
     its command and ends as if it had not been; one that is done is not done again.
+
+    To the trackers each launch is a run, which logs what it would in one launch; `run_name` makes them one in Trackio.
+    The log on disk is one.
 
     Args:
         model (`str`):
@@ -199,9 +201,7 @@ class StagedRun:
         chosen, sft, policy, final = self._stage_one(ended=self.args.rejected_from == "policy")
         load = self._policy_in_vllm if self.args.engine == "vllm" else self._policy
         with torch.autocast(self.args.device.type, _half(self.args), enabled=_half(self.args) is not None):
-            # Held by nobody else, so that it can make room for the weak pair.
-            load = functools.cache(functools.partial(load, final))
-            pairs = self.chain.pairs(chosen, sft, policy, load, self.tokenizer, self.identity)
+            pairs = self.chain.pairs(chosen, sft, policy, lambda: load(final), self.tokenizer, self.identity)
         self.chain.trackers.end("sample", pairs, self.stage_counts)
 
     @failing_in("dpo")

@@ -58,3 +58,6 @@ class Engine(abc.ABC):
     @abc.abstractmethod
     def complete(self, batches: list[list[Request]]) -> Iterator[list[Answer | None]]:
         """The answers of each batch, in order. `None` is still owed; then the iterator ends by raising the reason."""
+
+    def close(self) -> None:  # noqa: B027, most hold nothing
+        """Gives back what it holds outside of this process. Called by whoever made what it writes with."""

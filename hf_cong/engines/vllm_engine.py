@@ -90,6 +90,9 @@ class VllmEngine(Engine):
                 yield from self._write(together)
                 together = []
 
+    def close(self) -> None:
+        self._llm.llm_engine.engine_core.shutdown()  # the processes that hold the memory
+
     def _write(self, batches: list[list[Request]]) -> list[list[Answer]]:
         requests = [request for batch in batches for request in batch]
         outputs = self._llm.generate(
