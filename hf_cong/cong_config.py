@@ -156,7 +156,9 @@ class ConGConfig(DPOConfig):
             Checkpoints stay adapters, and the same run with another choice makes the other of its last one. By
             default the result is one adapter on the base as it was named.
         log_completions (`bool`, *optional*, defaults to `False`):
-            Whether to log a table of completions at every evaluation.
+            Whether to show, at every evaluation, what the policy writes to the first eight prompts of each evaluation
+            data set, beside their pairs: on the terminal, in W&B, Trackio and Comet, and in
+            `output_dir/_cong/completions`. Needs `eval_dataset` and `eval_strategy`; changes no weight.
 
         > Parameters that control publishing, beside `push_to_hub` and `hub_model_id`
 

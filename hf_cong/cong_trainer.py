@@ -94,6 +94,10 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, KeepsDtypes, EndsO
     expensive stages before it in one directory; a directory with `checkpoint-*` of another run is refused. The pair
     and the strong model may differ in family, tokenizer and chat template: completions cross as text.
 
+    All stages are one run in the trackers of `report_to`: `decode/...` and `sample/...` with their rows as steps,
+    `sft/...` and, under TRL's names, DPO with steps of their own. All of it is kept in `output_dir/_cong/logs.jsonl`,
+    which `hf-cong plot` draws.
+
     The result is saved to `output_dir`. What is pushed goes through `hf_cong.hub`: listed files only, private unless
     said otherwise, read again afterwards; with `push_stages_to_hub`, as soon as a stage ends.
 

@@ -62,6 +62,9 @@ class StagedRun:
     To the trackers each launch is a run, which logs what it would in one launch; `run_name` makes them one in Trackio.
     The log on disk is one.
 
+    To the trackers each launch is a run, which logs what it would in one launch; `run_name` makes them one in Trackio.
+    The log on disk is one.
+
     Args:
         model (`str`):
             The strong model: path or Hub id. See [`ConGTrainer`], also for the arguments not listed here.

@@ -24,7 +24,7 @@ def parameters(function):
     [
         *("_prepare_dataset", "_precompute_ref_logps", "evaluate", "train", "_save"),
         *("init_hf_repo", "create_model_card", "push_to_hub", "_push_from_checkpoint", "_init_training_state"),
-        *("_get_train_sampler", "_set_signature_columns_if_needed", "log"),
+        *("_get_train_sampler", "_set_signature_columns_if_needed", "log", "_prepare_inputs"),
     ],
 )
 def test_overridden_methods_take_what_upstream_passes(name):
@@ -109,6 +109,43 @@ def test_hooks_are_called_and_the_state_we_set_is_read(tmp_path):
     assert trainer.model.__dict__["_is_accelerate_prepared"]
     trainer.save_model()
     assert calls[-1] == ("save",)
+
+
+def test_a_batch_is_prepared_once_before_its_loss_and_metrics_are_averaged(tmp_path):
+    calls = []
+
+    class Recording(DPOTrainer):
+        def _prepare_inputs(self, inputs):
+            mode = "train" if self.model.training else "eval"
+            self._metrics[mode]["count"].append(float(len(calls)))
+            calls.append((mode, inputs["completion_mask"].shape[0]))
+            return super()._prepare_inputs(inputs)
+
+        def _compute_loss(self, model, inputs, return_outputs):
+            calls.append("loss")
+            return super()._compute_loss(model, inputs, return_outputs)
+
+    args = DPOConfig(
+        output_dir=str(tmp_path),
+        report_to="none",
+        use_cpu=True,
+        bf16=False,
+        gradient_checkpointing=False,
+        per_device_train_batch_size=2,
+        gradient_accumulation_steps=2,
+        precompute_ref_log_probs=True,
+        max_steps=1,
+        logging_steps=1,
+        eval_strategy="steps",
+        save_strategy="no",
+    )
+    trainer = Recording(
+        strong_model(), args=args, train_dataset=pairs(4), eval_dataset=pairs(3), processing_class=tiny_tokenizer()
+    )
+    trainer.train()
+    assert calls == [("train", 4), "loss", ("train", 4), "loss", ("eval", 6), "loss"]
+    logged = {name: value for logs in trainer.state.log_history for name, value in logs.items()}
+    assert logged["count"] == (0 + 2) / 2 and logged["eval_count"] == 4
 
 
 def test_adapters_are_named_as_we_expect(tmp_path):

@@ -260,7 +260,7 @@ def logp(model, row, side):
     return of_next[-len(row[f"{side}_ids"]) :].sum().item()
 
 
-@pytest.mark.parametrize("precompute", [True, False])
+@pytest.mark.parametrize("precompute", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_kl_and_length_gap_are_of_the_pairs(tmp_path, precompute):
     settings = {"precompute_ref_log_probs": precompute, "learning_rate": 1e-2}
     if not precompute:
@@ -349,7 +349,7 @@ class Dies(TrainerCallback):
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("stage", ["sft", "dpo"])
+@pytest.mark.parametrize("stage", [pytest.param("sft", marks=pytest.mark.slow), "dpo"])
 def test_a_resumed_run_has_no_step_twice(tmp_path, stage):
     settings = {"save_strategy": "steps", "save_steps": 2, "per_device_train_batch_size": 2, "eval_steps": 3}
     whole = run(tmp_path / "whole", **settings)
@@ -421,7 +421,7 @@ class Draws(TrainerCallback):
         torch.rand(1)
 
 
-@pytest.mark.parametrize("with_lora", [False, True])
+@pytest.mark.parametrize("with_lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_writing_completions_changes_no_weight(tmp_path, with_lora):
     """Neither by dropout's random numbers, nor by what writing leaves on the model."""
 

@@ -10,10 +10,12 @@ from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.integrations import get_reporting_integration_callbacks
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_callback import CallbackHandler, DefaultFlowCallback
 
 from .run_log import KeepLog
 
+_REPORTERS = tuple(INTEGRATION_TO_CALLBACK.values())
 # Columns of what was scored, and what they are called in logs.
 _REWARDS = {
     "reward": "implicit_reward",
@@ -41,8 +43,8 @@ class Trackers:
 
     def __init__(self, args: TrainingArguments, handler: CallbackHandler | None = None):
         self.args, self.keep = args, KeepLog(args.output_dir)
-        self._reporters = tuple(get_reporting_integration_callbacks(args.report_to))
-        self._handler = handler or CallbackHandler([DefaultFlowCallback, *self._reporters], None, None, None, None)
+        reporters = get_reporting_integration_callbacks(args.report_to)
+        self._handler = handler or CallbackHandler([DefaultFlowCallback, *reporters], None, None, None, None)
         self._handler.callbacks.insert(0, self.keep)
         self._begun = False
 
@@ -80,7 +82,7 @@ class Trackers:
         if not self._begun:
             # Only then TensorBoard's has its directory, below `output_dir`. None begins a second time.
             for callback in self._handler.callbacks:
-                if isinstance(callback, self._reporters):
+                if isinstance(callback, _REPORTERS):
                     callback.on_train_begin(self.args, state, control, model=self._handler.model)
             self._begun = True
         self._handler.on_log(self.args, state, control, logs)
