@@ -46,6 +46,7 @@ ARGUMENTS = {
     "preferences": (BuildArguments,),
     "dpo": TRAIN,
     "cong": TRAIN,
+    "cong_qlora": TRAIN,
     "search": (SearchArguments,),
     "evaluate": (EvaluateArguments,),
     "judge": (JudgeArguments,),
