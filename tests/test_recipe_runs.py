@@ -31,6 +31,7 @@ COMMANDS = {
     "preferences": "build",
     "dpo": "train",
     "cong": "train",
+    "cong_qlora": "train",
     "check_pair": "check-pair",
     "sweep": "sweep",
     "search": "search",
@@ -245,6 +246,15 @@ def test_the_recipe_of_one_go_runs_in_a_launch_for_each_stage(ran, family):
         assert not list((runs / "launched").glob("*.safetensors"))  # the place of the last stage's model
     run(family, "cong", **WHOLE, stage="dpo", output_dir=launched)
     assert same(weights(runs / "launched"), weights(runs / "cong"))
+
+
+def test_qlora_ends_with_a_merged_model(ran, world):
+    pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
+    runs = ran("qwen2.5")
+    run("qwen2.5", "cong_qlora", **WHOLE, report_to="none")
+    merged, full = weights(runs / "cong-qlora"), weights(runs / "cong")
+    assert merged.keys() == full.keys() and not same(merged, full)
+    assert not list((runs / "cong-qlora").glob("adapter*"))
 
 
 @pytest.mark.parametrize("family", ["qwen2.5", "qwen2.5-small"])
