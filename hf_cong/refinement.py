@@ -5,6 +5,7 @@ All of it is read off the pair's implicit reward of text, so that it is the same
 A completion that is longer, with its prompt, than the context of the pair has no reward: it is dropped, and counted.
 """
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -148,9 +149,8 @@ class Refinement:
         dropped = {**lost, "below_share": len(best) - len(kept)}
         rows_in = sum(map(len, samples))
         counts = {"rows_in": rows_in, "kept": rows_in - sum(facts["dropped"].values()), "dropped": facts["dropped"]}
-        rewards = [one["reward"][:] for one in scored]
-        completions = [one["completion"][:] for one in scored]
-        key = content_key(best["prompt_id"][:], completions, rewards, settings)
+        told = [name for name in best.column_names if name not in ("prompt", "completion_ids", "controlled_reward")]
+        key = content_key([[one[name][:] for name in told] for one in scored], settings)
         directory = self.root / f"best-{split}-{key}"
         if PartialState().is_main_process and not (directory / "manifest.json").exists():
             identity = {"reward": self.weak.reward_identity(), "samples": len(samples), **settings}
@@ -197,6 +197,12 @@ def _check_rewards(pairs: Dataset) -> None:
             f"{pairs.column_names}. Remove the column `rejected`, and the trainer writes all three; or add them: what "
             "`ImplicitReward.score` says of your pairs."
         )
+    for index, both in enumerate(zip(pairs["chosen_reward"], pairs["rejected_reward"], strict=True)):
+        if not all(isinstance(reward, float) and math.isfinite(reward) for reward in both):
+            raise ValueError(
+                f"Row {index} of the pairs has the rewards {repr(both)[:80]}; `reward_margin` needs finite numbers. "
+                "Score it, or leave the row out."
+            )
 
 
 def with_margin(pairs: Dataset, reward_margin: float, beta: float) -> Dataset:

@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """Ranking, filtering and margins by the weak pair's implicit reward, each against the same done by hand."""
 
+import io
 import json
 import math
 import shutil
@@ -9,10 +10,12 @@ import weakref
 import pytest
 import torch
 from datasets import Dataset, load_from_disk
+from pyarrow import parquet
 from torch.nn.functional import logsigmoid, softplus
 from transformers import TrainerCallback
 
 from hf_cong import ImplicitReward
+from hf_cong.hub.run import run_publication
 from hf_cong.pair import ContrastiveLoraPairForCausalLM
 from hf_cong.ranking import equal_length_penalty
 from hf_cong.refinement import SEED_STEP
@@ -119,6 +122,19 @@ def test_best_and_worst_make_the_pairs_and_nothing_is_sampled(tmp_path):
     assert not list(tmp_path.glob("_cong/sample-*"))
     dropped = made.stage_counts["dpo/train"]["dropped"]
     assert dropped.get("identical", 0) == len(groups) - len(differing)
+    # What is published of it says how it was made.
+    data = run_publication(tmp_path, "data", {"data": "org/x-data"})
+    rows = {name: parquet.read_table(io.BytesIO(content)).to_pylist() for name, content in data.files.items()}
+    assert [row["reward"] for row in rows["sft/train.parquet"]] == pytest.approx(
+        [group[-1][2] for group in groups], abs=1e-4
+    )
+    assert [row["rejected_reward"] for row in rows["preferences/train.parquet"]] == rewards[1::2]
+    assert "| `num_chosen_samples` | 3 |" in data.card and "| `rejected_from` | `worst` |" in data.card
+    assert "wrote 3 completions for every prompt" in data.card
+    assert "over the one of several samples that the pair rewards least" in data.card
+    assert "reward_margin" not in data.card and "| samples | `train` | 36 | 36 | none |" in data.card
+    model = (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "a variant of **ConG**" in model and "the one of several samples that the weak pair rewards least" in model
 
 
 def test_a_prompt_with_one_text_has_sft_data_and_no_pair(tmp_path):
@@ -189,23 +205,26 @@ def test_a_share_of_the_chosen_completions_is_kept(tmp_path, share):
     assert made.stage_counts["dpo/train"]["rows_in"] == wanted
 
 
-def test_given_completions_are_ranked_too_and_what_the_pair_cannot_read_is_counted(tmp_path):
+@pytest.mark.parametrize("settings", [{"chosen_share": 0.5}, {"reward_margin": 0.1}])
+def test_given_completions_are_scored_too_and_what_the_pair_cannot_read_is_counted(tmp_path, settings):
     def lengthen(row, index):
-        return {"chosen": message(f"kind cat {index} " + "is kind " * (60 if index in (2, 5) else index % 4))}
+        return {"chosen": message(f"kind cat {index} " + "is kind " * (35 if index in (2, 5) else index % 4))}
 
     data = chosen_rows(12).map(lengthen, with_indices=True)
     members = weak_pair()
     for model in members:
         model.config.max_position_embeddings = 100
     weak = dict(zip(("weak_model", "weak_reference_model"), members, strict=True))
-    made = trainer(tmp_path, data, settings={"chosen_share": 0.5, "max_length": 256}, **weak)
+    made = trainer(tmp_path, data, settings={"max_length": 256, **settings}, **weak)
     made.train()
     # Of twelve, two are longer than the pair's context; half of the rest is kept.
-    assert made.stage_counts["sft/train"] == {
-        "rows_in": 12,
-        "kept": 5,
-        "dropped": {"unscored": 2, "below_share": 5},
-    }
+    of_share = {"rows_in": 12, "kept": 5, "dropped": {"unscored": 2, "below_share": 5}}
+    of_margin = {"rows_in": 12, "kept": 10, "dropped": {"unscored": 2}}
+    if "chosen_share" in settings:
+        assert made.stage_counts["sft/train"] == of_share
+    else:
+        assert made.stage_counts["sft/train"]["kept"] == 12
+        assert made.stage_counts["dpo/train"] == of_margin
     assert not {text_of(data[index]["chosen"]) for index in (2, 5)} & {
         text_of(row["chosen"]) for row in made.train_dataset
     }
@@ -509,6 +528,12 @@ def test_weak_models_are_there_only_while_they_score(tmp_path, compares):
 def test_settings_without_effect_or_out_of_range_are_refused(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         config(tmp_path, **settings)
+
+
+def test_rewards_that_are_none_are_refused(tmp_path):
+    rows = pairs(4).add_column("chosen_reward", [1.0] * 4).add_column("rejected_reward", [0.5, None, 0.5, 0.5])
+    with pytest.raises(ValueError, match=r"Row 1 of the pairs has the rewards \(1.0, None\)"):
+        trainer(tmp_path, rows, weak=False, settings={"reward_margin": 1.0})
 
 
 def test_what_is_no_number_is_refused(tmp_path):
