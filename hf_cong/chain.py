@@ -125,6 +125,26 @@ class Chain:
             )
         self.refinement.check(self.splits, self.pairs_missing)
         self.steering = None
+        self._check_shared()
+
+    def _check_shared(self) -> None:
+        """Refuses machines that do not see one `output_dir`: each would keep a part of the data."""
+        state, mark = PartialState(), self.root / "shared"
+        if state.num_processes == 1:
+            return
+        if state.is_main_process:
+            self.root.mkdir(parents=True, exist_ok=True)
+            mark.touch()
+        state.wait_for_everyone()
+        seen = mark.exists()
+        state.wait_for_everyone()
+        if state.is_main_process:
+            mark.unlink()
+        if not seen:
+            raise ValueError(
+                f"`output_dir` is {str(self.args.output_dir)[:80]!r}, and what the main process writes there process "
+                f"{state.process_index} does not see. All machines must share it: put it on a network file system."
+            )
 
     def meet(self, strong_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """Takes note of the strong model, which with `chosen_from="steered"` writes the chosen completions."""

@@ -301,6 +301,11 @@ def _finish(output_dir: Path, rows: datasets.Dataset, rows_in: int, dropped: dic
     """Writes `completions.parquet`, then the manifest that says it is whole."""
     header, done = _read_journals(output_dir, plan)
     kept = [index for index, name in enumerate(rows["prompt_id"]) if name in done]
+    if len(kept) + sum(dropped.values()) < rows_in:
+        raise RuntimeError(
+            f"The journals in {output_dir} hold {len(kept)} completions of {rows_in - sum(dropped.values())}. All "
+            "processes must see one `output_dir`: put it where all machines share it, and repeat the command."
+        )
     # Journals that were begun before there was emulated fine-tuning know nothing of beta.
     records = [{"beta": None, **done[name]} for name in rows[kept]["prompt_id"]]
     features = datasets.Features(
