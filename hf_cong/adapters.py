@@ -255,15 +255,20 @@ def save_merged(
     Raises:
         ValueError: if a weight is no number.
     """
-    model, head = load_adapter(adapter, base, trainable=False), base.get_output_embeddings()
-    inputs = base.get_input_embeddings()
-    if isinstance(inputs, BaseTunerLayer) and inputs.get_base_layer().weight is head.weight:
-        # The head of the adapted model has the weights of the base.
-        head.weight, base.config.tie_word_embeddings = nn.Parameter(head.weight.detach().clone()), False
-    merged = model.merge_and_unload(safe_merge=True)
+    merged = merge(load_adapter(adapter, base, trainable=False))
     remove_result(directory, "adapter")
     merged.save_pretrained(directory)
     processing_class.save_pretrained(directory)
+
+
+def merge(model: PeftModel) -> PreTrainedModel:
+    """The model under an adapter, with the adapter in its weights. Raises `ValueError` if one is no number."""
+    base = model.get_base_model()
+    inputs, head = base.get_input_embeddings(), base.get_output_embeddings()
+    if isinstance(inputs, BaseTunerLayer) and inputs.get_base_layer().weight is head.weight:
+        # The head of the adapted model has the weights of the base.
+        head.weight, base.config.tie_word_embeddings = nn.Parameter(head.weight.detach().clone()), False
+    return model.merge_and_unload(safe_merge=True)
 
 
 def remove_result(directory: Path, kind: str) -> None:

@@ -5,6 +5,7 @@ Every launch leaves what [`ConGTrainer`] would have left, under the same names: 
 """
 
 import copy
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from .adapters import (
     find_adapter,
     load_adapter,
     load_base,
+    merge,
     save_merged,
     stay_trainable,
 )
@@ -40,7 +42,7 @@ from .checkpoints import commit_of, content_key, damage, model_identity, seal
 from .cong_config import ConGConfig
 from .cong_trainer import ConGTrainer
 from .engines import Engine
-from .identity import strong_identity
+from .identity import strong_identity, untrained
 from .lending import FineTuner, train_and_keep
 from .manifest import RunRecord
 from .packing import check_rows_apart
@@ -58,9 +60,6 @@ class StagedRun:
     `decode` and `sample` copy their models to every process; `sft` and `dpo` are plain launches of
     [`~trl.SFTTrainer`] and [`ConGTrainer`], which FSDP and DeepSpeed may shard. A stage that was killed is repeated by
     its command and ends as if it had not been; one that is done is not done again.
-
-    To the trackers each launch is a run, which logs what it would in one launch; `run_name` makes them one in Trackio.
-    The log on disk is one.
 
     To the trackers each launch is a run, which logs what it would in one launch; `run_name` makes them one in Trackio.
     The log on disk is one.
@@ -285,11 +284,13 @@ class StagedRun:
         given.pop("revision", None)
         return {**given, **(self._where if model == self.model else {})}
 
-    def _policy(self, final: Path | None, trainable: bool = False) -> PreTrainedModel | PeftModel:
+    def _policy(
+        self, final: Path | None, trainable: bool = False, quantised: bool = True
+    ) -> PreTrainedModel | PeftModel:
         """The strong model as `sft` left it, whole on the device of this process."""
         name = self.model if final is None or self.peft_config is not None else str(final)
         init = {"trust_remote_code": self.args.trust_remote_code, **self._init_kwargs(name)}
-        if self.quantization_config is not None:
+        if quantised and self.quantization_config is not None:
             init["quantization_config"] = self.quantization_config
         if not trainable:
             init.pop("distributed_config", None)
@@ -325,14 +326,29 @@ class StagedRun:
     def _writer_in_vllm(self) -> "vllm.LLM":  # noqa: F821
         writer_id, tokenizer = self.chain.writer_identity(self.identity)
         directory = self.chain.root / f"pair-{content_key(writer_id)}"
+        return self._saved_for_vllm(directory, lambda: self.chain.writer(self._untouched), tokenizer)
+
+    def _policy_in_vllm(self, final: Path | None) -> "vllm.LLM":  # noqa: F821
+        if final is not None:
+            return self._vllm(final if self.peft_config is None else self._merged(final))
+        if self._given is None:
+            return self._vllm(None)
+        directory = self.chain.root / f"strong-{untrained(self.identity)}"
+        return self._saved_for_vllm(directory, self._untouched, self.tokenizer)
+
+    def _untouched(self) -> PreTrainedModel:
+        """The strong model before any stage as one model: not quantised, the adapter that it has in its weights."""
+        model = self._policy(None, quantised=False)
+        return merge(model) if isinstance(model, PeftModel) else model
+
+    def _saved_for_vllm(
+        self, directory: Path, load: Callable[[], PreTrainedModel], tokenizer: PreTrainedTokenizerBase
+    ) -> "vllm.LLM":  # noqa: F821
         if damage(directory) is not None:
-            self._writer().cpu().save_pretrained(directory)
+            load().cpu().save_pretrained(directory)
             tokenizer.save_pretrained(directory)
             seal(directory)
         return self._vllm(directory)
-
-    def _policy_in_vllm(self, final: Path | None) -> "vllm.LLM":  # noqa: F821
-        return self._vllm(final if final is None or self.peft_config is None else self._merged(final))
 
     def _vllm(self, directory: Path | None) -> "vllm.LLM":  # noqa: F821
         import vllm
