@@ -319,7 +319,7 @@ def test_two_processes(names, tmp_path, with_lora):
         for name in ("one", "two"):
             found = load_file(tmp_path / name / place / file).values()
             totals[name, place] = sum(tensor.double().abs().sum() for tensor in found).item()
-        assert totals["two", place] == pytest.approx(totals["one", place], rel=1e-6)
+        assert totals["two", place] == pytest.approx(totals["one", place], rel=1e-5)
     assert totals["one", "round-2"] != pytest.approx(totals["one", "."], rel=1e-4)
 
 
