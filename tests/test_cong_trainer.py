@@ -173,7 +173,7 @@ def test_stages_follow_from_the_columns(tmp_path):
     assert stages("chosen", chosen_rows(4)) == {"sft", "sample", "pairs"}
     assert stages("completion", chosen_rows(4).rename_column("chosen", "completion")) == {"sft", "sample", "pairs"}
     assert stages("no-sft", chosen_rows(4), sft_num_train_epochs=0) == {"sample", "pairs"}
-    assert stages("pairs", pairs(4)) == set()
+    assert stages("pairs", pairs(4)) == {"given"}  # as it came, beside its scores of the reference
 
 
 def test_plain_text_prompts(tmp_path):
@@ -606,7 +606,7 @@ def test_a_missing_optimizer_would_change_the_weights_silently(tmp_path, uninter
     (tmp_path / "out" / "checkpoint-12" / "optimizer.pt").unlink()
     made = trainer_of_long_run(tmp_path / "out")
     made._begin()
-    made._run_stages()
+    made._take_pairs(made._run_stages())
     DPOTrainer.train(made, str(tmp_path / "out" / "checkpoint-12"))
     assert weights(made) != whole
 
