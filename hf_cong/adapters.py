@@ -1,7 +1,9 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
-"""The adapter of a strong model: what is refused, its copy that is the reference, and the merged model."""
+"""The adapter of a strong model: what is refused, how it is loaded, and its copy that is the reference."""
 
+import contextlib
 import copy
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils import SAFETENSORS_WEIGHTS_NAME
 from peft.utils.other import TrainableTokensWrapper
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import cached_file, find_adapter_config_file, is_bitsandbytes_available
 from trl.trainer.utils import create_model_from_path
@@ -19,8 +21,6 @@ from .cong_config import ConGConfig
 
 # Of LoRA: ways to begin that take something out of the base's weights, by the beginning of their names.
 _CHANGING = ("pissa", "olora", "corda", "loftq", "lora_ga")
-_OF_ADAPTERS = ("adapter_config.json", "adapter_model.safetensors")
-_OF_MODELS = ("config.json", "generation_config.json", "model*.safetensors", "model.safetensors.index.json")
 
 
 def check_adapter(config: PeftConfig | None, args: ConGConfig, *, fresh: bool, pairs_missing: bool) -> None:
@@ -108,6 +108,25 @@ def find_adapter(
     return peft_config
 
 
+def adapter_base(model: str, where: dict[str, Any]) -> tuple[str | None, str | None]:
+    """The model that a LoRA adapter stands on, its reference, and its revision there; `None` twice if it is none."""
+    if find_adapter_config_file(model, **where) is None:
+        return None, None
+    config = PeftConfig.from_pretrained(model, **where)
+    return config.base_model_name_or_path, config.revision
+
+
+def trained_base(
+    model: str | PreTrainedModel | PeftModel, peft_config: PeftConfig | None, adapter: PeftConfig | None
+) -> str | None:
+    """The name of the model under the adapter that [`find_adapter`] found, if it found one."""
+    if adapter is None:
+        return None
+    if peft_config is None:
+        return adapter.base_model_name_or_path or ""
+    return model if isinstance(model, str) else model.name_or_path
+
+
 def check_adapted(model: PeftModel, *, merge: bool) -> None:
     """
     Refuses, before anything is written or trained, a model whose adapter would fail in a later stage.
@@ -156,18 +175,34 @@ def round_reference(model: nn.Module) -> None:
             parameter.data = parameter.data.to(twin.dtype)
 
 
+def prepare_adapter(model: nn.Module) -> None:
+    """Makes a model that TRL has put together fit for training against its reference."""
+    stay_trainable(model)
+    round_reference(model)
+
+
 class KeepsDtypes:
     """
-    Of a trainer that goes on from a checkpoint in the dtypes in which it was written: PEFT loads adapters in float32.
+    Of a trainer that loads checkpoints in the dtypes in which they were written: PEFT loads adapters in float32.
 
-    Overrides `_load_from_checkpoint`.
+    Overrides `_load_from_checkpoint` and `_load_best_model`.
     """
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        dtypes = {name: parameter.dtype for name, parameter in self.model.named_parameters()}
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        for name, parameter in self.model.named_parameters():
-            parameter.data = parameter.data.to(dtypes[name])
+        with _dtypes_kept(self.model):
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self):
+        with _dtypes_kept(self.model):
+            super()._load_best_model()
+
+
+@contextlib.contextmanager
+def _dtypes_kept(model: nn.Module) -> Iterator[None]:
+    dtypes = {name: parameter.dtype for name, parameter in model.named_parameters()}
+    yield
+    for name, parameter in model.named_parameters():
+        parameter.data = parameter.data.to(dtypes[name])
 
 
 def stay_trainable(model: nn.Module) -> None:
@@ -209,70 +244,22 @@ def load_adapter(
     )
 
 
-def load_base(adapter: Path, args: ConGConfig) -> PreTrainedModel:
+def load_adapted(
+    adapter: str, base: str, args: ConGConfig, quantization_config: BitsAndBytesConfig | None, **where: Any
+) -> PeftModel:
     """
-    Loads the model under an adapter, in memory of the CPU, and not quantised.
+    Loads an adapter that goes on training, and its base.
 
     Args:
-        adapter (`Path`): Where the adapter was saved; it knows its base.
+        adapter (`str`): Path or Hub id.
+        base (`str`): The same, of the model under it.
         args ([`ConGConfig`]): Says how the base is loaded.
+        quantization_config (`BitsAndBytesConfig`, *optional*): How the base is quantised.
+        where: The `revision` of the adapter.
     """
-    config = PeftConfig.from_pretrained(adapter)
-    init = {"revision": config.revision, "use_safetensors": True, "device_map": None}
-    init |= {name: value for name, value in (args.model_init_kwargs or {}).items() if name in ("dtype", "cache_dir")}
-    base = create_model_from_path(config.base_model_name_or_path, trust_remote_code=args.trust_remote_code, **init)
-    if is_quantised(base):  # it is published so
-        base = base.dequantize()
-        base._weight_conversions = None  # of quantised files, which saving would undo, and cannot
-    return base
-
-
-def copy_base(model: PeftModel) -> PreTrainedModel:
-    """Copies the model under an adapter, in memory of the CPU."""
-    memo = {}
-    for tensor in (*model.parameters(), *model.buffers()):
-        there = tensor.detach().cpu().clone()
-        memo[id(tensor)] = nn.Parameter(there, requires_grad=False) if isinstance(tensor, nn.Parameter) else there
-    return copy.deepcopy(model, memo).unload()
-
-
-def is_quantised(model: PreTrainedModel | PeftModel) -> bool:
-    return model.config.to_dict().get("quantization_config") is not None
-
-
-def save_merged(
-    adapter: Path, base: PreTrainedModel, directory: Path, processing_class: PreTrainedTokenizerBase
-) -> None:
-    """
-    Saves a model with its adapter as one model, in the dtype of the model.
-
-    Args:
-        adapter (`Path`): Where the adapter was saved.
-        base (`PreTrainedModel`): The model under it, which becomes the merged one.
-        directory (`Path`): Where the merged model goes, in the place of any adapter there.
-        processing_class (`PreTrainedTokenizerBase`): Its tokenizer.
-
-    Raises:
-        ValueError: if a weight is no number.
-    """
-    merged = merge(load_adapter(adapter, base, trainable=False))
-    remove_result(directory, "adapter")
-    merged.save_pretrained(directory)
-    processing_class.save_pretrained(directory)
-
-
-def merge(model: PeftModel) -> PreTrainedModel:
-    """The model under an adapter, with the adapter in its weights. Raises `ValueError` if one is no number."""
-    base = model.get_base_model()
-    inputs, head = base.get_input_embeddings(), base.get_output_embeddings()
-    if isinstance(inputs, BaseTunerLayer) and inputs.get_base_layer().weight is head.weight:
-        # The head of the adapted model has the weights of the base.
-        head.weight, base.config.tie_word_embeddings = nn.Parameter(head.weight.detach().clone()), False
-    return model.merge_and_unload(safe_merge=True)
-
-
-def remove_result(directory: Path, kind: str) -> None:
-    """Removes what was saved before as the other kind, `"adapter"` or `"model"`: both in one place load as neither."""
-    for pattern in _OF_ADAPTERS if kind == "adapter" else _OF_MODELS:
-        for path in directory.glob(pattern):
-            path.unlink()
+    init = {**args.model_init_kwargs, "trust_remote_code": args.trust_remote_code}
+    if quantization_config is not None:
+        init["quantization_config"] = quantization_config
+    if args.world_size > 1:
+        init["device_map"] = None
+    return load_adapter(adapter, create_model_from_path(base, **init), **where)

@@ -4,9 +4,7 @@
 import contextlib
 import copy
 import functools
-import logging
 import os
-import shutil
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
@@ -27,22 +25,16 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput
 from trl import DPOTrainer
-from trl.trainer.utils import create_model_from_path
 
 from .adapters import (
     KeepsDtypes,
     check_adapted,
     check_adapter,
-    copy_base,
     find_adapter,
-    is_quantised,
-    load_adapter,
-    load_base,
-    remove_result,
-    round_reference,
-    save_merged,
+    load_adapted,
+    prepare_adapter,
     set_reference,
-    stay_trainable,
+    trained_base,
 )
 from .chain import Chain
 from .checkpoints import (
@@ -61,20 +53,19 @@ from .identity import check_same_run, strong_identity
 from .lending import fine_tune
 from .manifest import RunRecord
 from .memory import peak_gib
+from .merging import MergesItsAdapter
 from .packing import check_rows_apart
 from .pair.modeling_stacks import lookup
 from .publishing import PublishesItsRun
 from .refinement import with_margin
-from .stages import check_prompt_lengths, check_strong_model, reported, share, warn_of_rounding
+from .stages import check_prompt_lengths, check_strong_model, reported, share, warn_of_cuts, warn_of_rounding
 from .stopping import EndsOnce, SaveOnSigterm, check_loss, leave_if_stopped
 from .watching.completions import LogCompletions
 from .watching.pairs import LogsPairs
 from .watching.trackers import Trackers
 
-logger = logging.getLogger(__name__)
 
-
-class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, KeepsDtypes, EndsOnce, DPOTrainer):
+class ConGTrainer(PublishesItsRun, MergesItsAdapter, LogsPairs, GroupsByLength, KeepsDtypes, EndsOnce, DPOTrainer):
     r"""
     Trainer for Contrastive Weak-to-Strong Generalization (ConG): trains a strong model on what a weak pair knows.
 
@@ -101,8 +92,9 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, KeepsDtypes, EndsO
     The result is saved to `output_dir`. What is pushed goes through `hf_cong.hub`: listed files only, private unless
     said otherwise, read again afterwards; with `push_stages_to_hub`, as soon as a stage ends.
 
-    Overrides `train`, `training_step`, `log`, `evaluate`, `_save`, the two hooks that prepare data, and those of
-    [`PublishesItsRun`], [`LogsPairs`], [`GroupsByLength`], [`KeepsDtypes`] and [`EndsOnce`]; never the loss.
+    Overrides `train`, `training_step`, `log`, `evaluate`, the two hooks that prepare data, and those of
+    [`PublishesItsRun`], [`MergesItsAdapter`], [`LogsPairs`], [`GroupsByLength`], [`KeepsDtypes`] and [`EndsOnce`];
+    never the loss.
 
     Args:
         model (`str`, `PreTrainedModel` or `PeftModel`):
@@ -203,7 +195,7 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, KeepsDtypes, EndsO
         self._pairs_missing = chain.pairs_missing
         adapter = find_adapter(model, peft_config, lookup(args.model_init_kwargs))
         check_adapter(adapter, args, fresh=peft_config is not None, pairs_missing=self._pairs_missing)
-        self._record = RunRecord(chain, _adapter_base(model, peft_config, adapter))
+        self._record = RunRecord(chain, trained_base(model, peft_config, adapter))
         if self._pairs_missing and args.stage != "all":
             raise ValueError(
                 f"`stage` is {args.stage!r}, and `ConGTrainer` runs every stage that is left. Leave it out, or run "
@@ -221,20 +213,15 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, KeepsDtypes, EndsO
         if isinstance(model, str):
             self._strong = strong_identity(model, args, peft_config, quantization_config)
             # What is loaded is what was named, and safetensors only.
-            safe, named = {"use_safetensors": True}, commit_of(self._strong["model"])
-            where = lookup(args.model_init_kwargs)
-            args.model_init_kwargs = {**safe, **(args.model_init_kwargs or {}), **named}
+            given, named = args.model_init_kwargs or {}, commit_of(self._strong["model"])
+            args.model_init_kwargs = {"use_safetensors": True, **given, **named}
             if peft_config is not None:
                 peft_config = copy.deepcopy(peft_config)
                 peft_config.revision = named.get("revision")  # who loads the adapter loads this base
             elif adapter is not None:
-                init = {**args.model_init_kwargs, "trust_remote_code": args.trust_remote_code}
-                if quantization_config is not None:
-                    init["quantization_config"], quantization_config = quantization_config, None
-                if args.world_size > 1:
-                    init["device_map"] = None
-                base = create_model_from_path(adapter.base_model_name_or_path, **init)
-                model = load_adapter(model, base, **commit_of(model_identity(model, **where)))
+                where = commit_of(model_identity(model, **lookup(given)))
+                model = load_adapted(model, adapter.base_model_name_or_path, args, quantization_config, **where)
+                quantization_config = None
 
         stop_on_sigterm, args.enable_jit_checkpoint = args.enable_jit_checkpoint, False  # see `SaveOnSigterm`
         super().__init__(
@@ -261,22 +248,13 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, KeepsDtypes, EndsO
                 "A sharded model cannot pass from stage to stage in one process. Launch one stage at a time: "
                 "`hf-cong train --stage decode`, then `sft`, `sample` and `dpo`."
             )
-        self._prepare_adapter()
+        prepare_adapter(self.model)
         if is_peft_model(self.model) and (self._pairs_missing or args.merge_adapter):
             check_adapted(self.model, merge=args.merge_adapter)
         warn_of_rounding(self)
-        if not self._pairs_missing and args.max_length is not None:
-            columns = [self.train_dataset[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
-            long = sum(len(p) + max(len(c), len(r)) > args.max_length for p, c, r in zip(*columns, strict=True))
-            if long:
-                logger.warning(
-                    "%d of %d given pairs are longer than `max_length=%d` and are cut, as by `DPOTrainer`. Raise it, "
-                    "or leave these rows out.",
-                    long,
-                    len(self.train_dataset),
-                    args.max_length,
-                )
-        if self._pairs_missing:
+        if not self._pairs_missing:
+            warn_of_cuts(self.train_dataset, args.max_length)
+        else:
             check_strong_model(self.model, self._tokenizer, chain.splits, args)
             if args.sft_num_train_epochs > 0:
                 check_rows_apart(self, args.sft_settings())
@@ -304,40 +282,15 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, KeepsDtypes, EndsO
     def _precompute_ref_logps(self, dataset, name, batch_size):
         if self._pairs_missing:
             return dataset
-        self._prepare_adapter()
+        prepare_adapter(self.model)
         dataset = super()._precompute_ref_logps(dataset, name, batch_size)
         args = self.args
         return with_margin(dataset, args.reward_margin, args.beta) if args.reward_margin > 0 else dataset
-
-    def _prepare_adapter(self):
-        stay_trainable(self.model)
-        round_reference(self.model)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         if self._pairs_missing:
             raise ValueError("`evaluate` needs pairs and their reference, which `train` makes. Call `train` first.")
         return super().evaluate(eval_dataset, ignore_keys, metric_key_prefix)
-
-    def _save(self, output_dir=None, state_dict=None):
-        result, kept = Path(self.args.output_dir), self._chain.root / "adapter"
-        directory = Path(output_dir or result)
-        merge = self.args.merge_adapter and (directory.parent, directory.name[:11]) != (result, "checkpoint-")
-        super()._save(str(kept if merge else directory), state_dict)
-        if not (is_peft_model(self.model) and self.args.should_save):
-            return
-        # The reference adapter is stage I's; it is set again on a resume and is no part of the result.
-        shutil.rmtree((kept if merge else directory) / "ref", ignore_errors=True)
-        if merge:
-            self._merge(kept, directory)
-        elif directory == result and kept.exists():  # what was merged here by an earlier launch
-            remove_result(directory, "model")
-            shutil.rmtree(kept)
-
-    def _merge(self, adapter: Path, directory: Path):
-        """Saves the model with an adapter that was saved as one model; the one in memory stays as it is."""
-        by_name = self._sharded or is_quantised(self.model)
-        base = load_base(adapter, self.args) if by_name else copy_base(self.model)
-        save_merged(adapter, base, directory, self.processing_class)
 
     def train(
         self,
@@ -496,14 +449,3 @@ class ConGTrainer(PublishesItsRun, LogsPairs, GroupsByLength, KeepsDtypes, EndsO
             set_reference(self.model)
         elif self.ref_model is not None:
             self.accelerator.unwrap_model(self.ref_model).load_state_dict(self.model.state_dict())
-
-
-def _adapter_base(
-    model: str | PreTrainedModel | PeftModel, peft_config: PeftConfig | None, adapter: PeftConfig | None
-) -> str | None:
-    """The name of the model under the adapter that is trained, if one is."""
-    if adapter is None:
-        return None
-    if peft_config is None:
-        return adapter.base_model_name_or_path or ""
-    return model if isinstance(model, str) else model.name_or_path

@@ -10,11 +10,11 @@ from peft import PeftConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from trl.trainer.utils import hash_module
 
+from .adapters import adapter_base
 from .checkpoints import content_key, model_identity
 from .cong_config import ConGConfig
 from .journal import check_identity
 from .pair.modeling_stacks import lookup
-from .stages import adapter_base
 
 STRONG = ("model", "model_init_kwargs", "quantization", "adapters")  # what `strong_identity` says
 # How the rows of an update are cut into batches, and the name of their number in records.

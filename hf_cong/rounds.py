@@ -12,6 +12,7 @@ from datasets import Dataset
 from peft import PeftConfig
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 
+from .adapters import adapter_base
 from .chain import Chain
 from .cong_config import ConGConfig
 from .cong_trainer import ConGTrainer
@@ -20,7 +21,7 @@ from .identity import check_same_run
 from .journal import read_manifest, write_manifest
 from .manifest import RunRecord
 from .pair.modeling_stacks import lookup
-from .stages import adapter_base, check_dataset
+from .stages import check_dataset
 
 # A round's seed is that of the one before and this. Inside a round, sampling takes the seed after decoding's.
 SEED_STEP = 1000

@@ -27,16 +27,7 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled, is_fsdp_enabled
 from trl.trainer.utils import create_model_from_path, disable_dropout_in_model
 
-from .adapters import (
-    check_adapted,
-    check_adapter,
-    find_adapter,
-    load_adapter,
-    load_base,
-    merge,
-    save_merged,
-    stay_trainable,
-)
+from .adapters import check_adapted, check_adapter, find_adapter, load_adapter, stay_trainable
 from .chain import Chain
 from .checkpoints import commit_of, content_key, damage, model_identity, seal
 from .cong_config import ConGConfig
@@ -45,6 +36,7 @@ from .engines import Engine
 from .identity import strong_identity, untrained
 from .lending import FineTuner, train_and_keep
 from .manifest import RunRecord
+from .merging import load_base, merge, save_merged
 from .packing import check_rows_apart
 from .pair.modeling_stacks import lookup
 from .stages import check_prompt_lengths, check_strong_model, failing_in, reported, warn_of_rounding

@@ -12,9 +12,8 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import is_peft_model
 from datasets import Dataset, IterableDataset, load_from_disk
-from peft import PeftConfig, PeftModel
+from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
-from transformers.utils import find_adapter_config_file
 
 from .checkpoints import damage, seal
 from .compatibility import context_length
@@ -254,12 +253,20 @@ def drop_long_rows(
     return dataset.filter(fit, input_columns=["prompt", *columns], batched=True, desc="Measuring lengths")
 
 
-def adapter_base(model: str, where: dict) -> tuple[str | None, str | None]:
-    """The model that a LoRA adapter stands on, its reference, and its revision there; `None` twice if it is none."""
-    if find_adapter_config_file(model, **where) is None:
-        return None, None
-    config = PeftConfig.from_pretrained(model, **where)
-    return config.base_model_name_or_path, config.revision
+def warn_of_cuts(pairs: Dataset, max_length: int | None) -> None:
+    """Warns if pairs that were given are longer than `max_length`; those that a run writes are dropped instead."""
+    if max_length is None:
+        return
+    columns = [pairs[name] for name in ("prompt_ids", "chosen_ids", "rejected_ids")]
+    long = sum(len(p) + max(len(c), len(r)) > max_length for p, c, r in zip(*columns, strict=True))
+    if long:
+        logger.warning(
+            "%d of %d given pairs are longer than `max_length=%d` and are cut, as by `DPOTrainer`. Raise it, or leave "
+            "these rows out.",
+            long,
+            len(pairs),
+            max_length,
+        )
 
 
 def share(dataset: Dataset, directory: str | Path) -> Dataset:

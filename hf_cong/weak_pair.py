@@ -12,12 +12,12 @@ from peft import PeftModel
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import find_adapter_config_file
 
+from .adapters import adapter_base
 from .checkpoints import commit_of, model_identity, tokenizer_identity
 from .compatibility import check_same_vocabulary
 from .cong_config import ConGConfig
 from .pair import ContrastivePairForCausalLM
 from .pair.modeling_stacks import load_member, load_tokenizer, lookup
-from .stages import adapter_base
 
 
 class WeakPair:

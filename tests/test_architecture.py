@@ -25,6 +25,7 @@ FLOORS = [
         "ranking",
         "cong_config",
         "adapters",
+        "merging",
         "stopping",
         "grouping",
         "packing",
@@ -55,6 +56,7 @@ TRAINER_FLOOR = [
     "ranking",
     "cong_config",
     "adapters",
+    "merging",
     "stopping",
     "grouping",
     "watching",
@@ -70,6 +72,7 @@ TRAINER_FLOOR = [
     "cong_trainer",
     "staged",
     "rounds",
+    "baselines",
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from datasets import Dataset
-from transformers import TrainerCallback
+from transformers import BitsAndBytesConfig, TrainerCallback
 from trl import SFTConfig, SFTTrainer
 from trl.trainer.utils import hash_module
 
@@ -331,6 +331,34 @@ def test_wspo_with_lora_has_the_base_as_its_reference(tmp_path):
     )
     for ours, theirs in zip(adapted, full, strict=True):
         assert ours == pytest.approx(theirs, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", MAKE)
+def test_gradients_pass_four_bits_after_an_evaluation(tmp_path, monkeypatch, name):
+    """On a CPU with AVX512-BF16; on others bitsandbytes packs nothing, and there is nothing to see."""
+    modules = pytest.importorskip("bitsandbytes.nn.modules", reason="4-bit weights need bitsandbytes")
+    settings = {"bnb_4bit_quant_type": "nf4", "bnb_4bit_compute_dtype": torch.float32}
+    strong_model(hidden_size=64, intermediate_size=128).save_pretrained(tmp_path / "strong")
+
+    def gradient():
+        four_bits = BitsAndBytesConfig(load_in_4bit=True, **settings)
+        kwargs = {"peft_config": lora(), "quantization_config": four_bits, "eval_dataset": rows(4)}
+        made = MAKE[name](tmp_path / "run", model=str(tmp_path / "strong"), kwargs=kwargs)
+        for module in made.model.modules():
+            if isinstance(module, modules.Linear4bit):
+                module.bias = None  # with one it is an error at once
+        made.evaluate()
+        made.model.train()
+        made.compute_loss(made.model, made._prepare_inputs(made.data_collator(list(made.train_dataset)))).backward()
+        return torch.cat([p.grad.flatten() for p in made.model.parameters() if p.grad is not None])
+
+    passed = gradient()
+    with monkeypatch.context() as patch:
+        patch.setattr(modules, "has_avx512bf16", lambda: False)  # it packs nothing
+        assert torch.equal(passed, gradient())
+    monkeypatch.setattr(sys.modules[MAKE[name].__kwdefaults__["cls"].__module__], "stay_trainable", lambda model: None)
+    if modules.has_avx512bf16():
+        assert (gradient() - passed).norm() > 0.5 * passed.norm()
 
 
 class Steps(TrainerCallback):

@@ -335,7 +335,7 @@ def four_bits():
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype=torch.float32, **settings)
 
 
-def test_qlora_in_one_launch_by_stages_and_resumed(models, four_bits, tmp_path, caplog):
+def test_qlora_in_one_launch_and_by_stages(models, four_bits, tmp_path, caplog):
     adapt = {"peft_config": lora(), "quantization_config": four_bits}
     settings = {"save_strategy": "steps", "save_steps": 1}
     made = at_once(models, tmp_path / "once", "wide", settings, **adapt)

@@ -6,6 +6,7 @@ import textwrap
 from trl import SFTTrainer
 from trl.trainer.utils import FusedCausalLMOutput, entropy_from_logits
 
+from ..adapters import stay_trainable
 from .auxconf_config import AuxConfConfig
 from .losses import auxconf_loss
 
@@ -73,6 +74,7 @@ class AuxConfTrainer(SFTTrainer):
         if not isinstance(args, AuxConfConfig):
             raise TypeError(f"`args` must be an `AuxConfConfig`, got {type(args).__name__}.")
         super().__init__(model, args, **kwargs)
+        stay_trainable(self.model)
         parallelism = self.accelerator.parallelism_config
         if parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled):
             raise NotImplementedError("The loss needs whole rows; switch context and sequence parallelism off.")

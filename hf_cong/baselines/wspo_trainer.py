@@ -16,6 +16,7 @@ from trl import SFTTrainer
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 from trl.trainer.utils import pad
 
+from ..adapters import stay_trainable
 from ..compatibility import check_same_vocabulary
 from ..pair.modeling_stacks import inspect_member, load_member
 from ..rewards.likelihood import Scorer, check_finite, check_rows, row_logps
@@ -141,6 +142,7 @@ class WSPOTrainer(SFTTrainer):
             quantization_config=quantization_config,
             peft_config=peft_config,
         )
+        stay_trainable(self.model)
         parallelism = self.accelerator.parallelism_config
         split = parallelism is not None and (parallelism.cp_enabled or parallelism.sp_enabled)
         if self.is_fsdp_enabled or self.is_deepspeed_enabled or self.is_distributed_loading_by_transformers or split:
