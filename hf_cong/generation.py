@@ -118,7 +118,8 @@ def generate_completions(
     Raises:
         TypeError: if `engine` is none of these, or a whole number is not an `int`.
         ValueError: if a prompt is invalid or too long for the engine, a setting is out of range, the engine is an
-            encoder-decoder or has fewer embeddings than the tokenizer has tokens, or `output_dir` holds another run.
+            encoder-decoder or has fewer embeddings than the tokenizer has tokens, or `output_dir` holds another run
+            or is not one for all processes.
         BlockingIOError: if another process is writing to `output_dir`.
         RuntimeError: if one prompt alone does not fit in memory.
         ConnectionError: if a server is down, too slow, or answers with errors or nonsense. What it answered is kept.
@@ -302,7 +303,7 @@ def _finish(output_dir: Path, rows: datasets.Dataset, rows_in: int, dropped: dic
     header, done = _read_journals(output_dir, plan)
     kept = [index for index, name in enumerate(rows["prompt_id"]) if name in done]
     if len(kept) + sum(dropped.values()) < rows_in:
-        raise RuntimeError(
+        raise ValueError(
             f"The journals in {output_dir} hold {len(kept)} completions of {rows_in - sum(dropped.values())}. All "
             "processes must see one `output_dir`: put it where all machines share it, and repeat the command."
         )

@@ -4,7 +4,6 @@ import multiprocessing
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -27,6 +26,7 @@ from transformers import (
 from hf_cong import ContrastivePairForCausalLM, build_sft_dataset, generate_completions
 from hf_cong.prompts import encode_prompt, prompt_id
 from hf_cong.sampling import DrawToken, row_seed, warpers
+from tests.processes import fork, on_cpu
 from tests.test_prompts import sentencepiece_like
 from tests.tiny import tiny_model, tiny_pair, tiny_tokenizer
 
@@ -614,43 +614,14 @@ def test_a_resume_in_bfloat16_ends_with_the_same_bytes(tmp_path):
 
 # Several processes.
 
-on_cpu = pytest.mark.skipif(torch.accelerator.is_available(), reason="these start processes that talk over the CPU")
 
-
-def _rank(rank, world, port, path, forwards):
-    os.environ.update(
-        RANK=str(rank),
-        LOCAL_RANK=str(rank),
-        WORLD_SIZE=str(world),
-        LOCAL_WORLD_SIZE=str(world),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    PartialState._reset_state()
-    if forwards is None:
-        generate_completions(PROMPTS, make_model(), output_dir=path, **SETTINGS)
-    else:
-        _killed_after(forwards, path, SETTINGS)
-    PartialState().destroy_process_group()
-
-
-def _launch(world, path, kill_after=None):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    context = multiprocessing.get_context("fork")
-    kills = kill_after or [None] * world
-    ranks = [context.Process(target=_rank, args=(r, world, port, path, kills[r])) for r in range(world)]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(120)
-    return [process.exitcode for process in ranks]
+def _write(path):
+    generate_completions(PROMPTS, make_model(), output_dir=path, **SETTINGS)
 
 
 @on_cpu
 def test_two_processes_write_what_one_writes(reference_run, tmp_path):
-    assert _launch(2, tmp_path) == [0, 0]
+    assert fork(2, lambda rank: _write(tmp_path)) == [0, 0]
     assert (tmp_path / "completions.parquet").read_bytes() == (reference_run[1] / "completions.parquet").read_bytes()
     rows = [len((tmp_path / f"journal-0000{rank}.jsonl").read_text().splitlines()) - 1 for rank in range(2)]
     assert rows == [8, 4]  # three batches of four
@@ -658,12 +629,22 @@ def test_two_processes_write_what_one_writes(reference_run, tmp_path):
 
 @on_cpu
 def test_another_number_of_processes_may_resume(reference_run, tmp_path):
-    assert _launch(2, tmp_path, kill_after=[15, 5]) == [-signal.SIGKILL, -signal.SIGKILL]
+    ends = fork(2, lambda rank: _killed_after((15, 5)[rank], tmp_path, SETTINGS))
+    assert ends == [-signal.SIGKILL, -signal.SIGKILL]
     kept = [(tmp_path / f"journal-0000{rank}.jsonl").read_bytes() for rank in range(2)]
     assert [data.count(b"\n") - 1 for data in kept] == [4, 0]
     generate_completions(PROMPTS, make_model(), output_dir=tmp_path, **SETTINGS)
     assert (tmp_path / "completions.parquet").read_bytes() == (reference_run[1] / "completions.parquet").read_bytes()
     assert (tmp_path / "journal-00000.jsonl").read_bytes().startswith(kept[0])
+
+
+@on_cpu
+def test_what_another_process_wrote_must_be_seen(tmp_path, capfd):
+    """Two machines that each take their own disk for the folder."""
+    assert fork(2, lambda rank: _write(tmp_path / f"machine-{rank}")) == [1, 1]
+    said = capfd.readouterr().err
+    assert "ValueError: The journals in" in said and "machine-0 hold 8 completions of 12. All processes" in said
+    assert not list(tmp_path.glob("*/manifest.json")) and not list(tmp_path.glob("*/completions.parquet"))
 
 
 @on_cpu
@@ -680,5 +661,5 @@ def test_under_torchrun(reference_run, tmp_path):
 
 
 if __name__ == "__main__":
-    generate_completions(PROMPTS, make_model(), output_dir=sys.argv[1], **SETTINGS)
+    _write(sys.argv[1])
     PartialState().destroy_process_group()
