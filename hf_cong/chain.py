@@ -5,30 +5,35 @@
 """
 
 import contextlib
-import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from .checkpoints import checkpoints, content_key, damage, settings_identity, tokenizer_identity
 from .cong_config import ConGConfig
-from .engines import Engine, as_engine
+from .engines import LazyEngine
 from .generation import generate_completions
-from .identity import STRONG, UPDATE, check_same_run, cut_alike, rows_per_update, untrained
-from .journal import differences, replacing
-from .pair import ContrastivePairForCausalLM
+from .identity import STRONG, check_same_run, cut_alike, refuse_unfinished, untrained, write_record
+from .journal import differences
 from .preferences import build_preference_dataset, build_sft_dataset
 from .prompts import read_prompts
 from .refinement import SEED_STEP, Refinement
 from .search.engine import SearchEngine
-from .stages import check_dataset, data_rows, drop_long_rows, given_completions, share
+from .stages import (
+    check_dataset,
+    check_shared,
+    check_writers,
+    data_rows,
+    drop_long_rows,
+    given_completions,
+    share,
+)
 from .steering import Steering
 from .watching.trackers import Trackers, WatchWriting
 from .weak_pair import WeakPair
@@ -113,38 +118,11 @@ class Chain:
         self.decodes = any(not {"chosen", "completion"} & set(data.column_names) for data in self.splits.values())
         if self.decodes:
             self.weak.require("A dataset without completions")
-        elif args.chosen_from == "steered" and args.stage != "dpo":
-            raise ValueError(
-                "`chosen_from='steered'` has nothing to write: the dataset has its completions. Remove the columns "
-                "`chosen` or `completion`, and `rejected`, or leave `chosen_from` out."
-            )
-        if args.rejected_from == "base" and args.stage != "dpo" and not self.pairs_missing:
-            raise ValueError(
-                "`rejected_from='base'` has nothing to write: the dataset has the column `rejected`. Remove it, or "
-                "leave `rejected_from` out."
-            )
+        if args.stage != "dpo":  # of what the stages before it have made
+            check_writers(args, self.decodes, self.pairs_missing)
         self.refinement.check(self.splits, self.pairs_missing)
         self.steering = None
-        self._check_shared()
-
-    def _check_shared(self) -> None:
-        """Refuses machines that do not see one `output_dir`: each would keep a part of the data."""
-        state, mark = PartialState(), self.root / "shared"
-        if state.num_processes == 1:
-            return
-        if state.is_main_process:
-            self.root.mkdir(parents=True, exist_ok=True)
-            mark.touch()
-        state.wait_for_everyone()
-        seen = mark.exists()
-        state.wait_for_everyone()
-        if state.is_main_process:
-            mark.unlink()
-        if not seen:
-            raise ValueError(
-                f"`output_dir` is {str(self.args.output_dir)[:80]!r}, and what the main process writes there process "
-                f"{state.process_index} does not see. All machines must share it: put it on a network file system."
-            )
+        check_shared(self.root)
 
     def meet(self, strong_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> None:
         """Takes note of the strong model, which with `chosen_from="steered"` writes the chosen completions."""
@@ -175,9 +153,7 @@ class Chain:
             check_same_run(identity, Path(self.args.output_dir), self.args)
         PartialState().wait_for_everyone()  # all processes have looked before one writes
         if PartialState().is_main_process:
-            with replacing(self.root / "run.json") as temporary:
-                found = {**identity, UPDATE: rows_per_update(identity, self.args)}
-                temporary.write_text(json.dumps(found, indent=2), encoding="utf-8")
+            write_record(self.root / "run.json", identity, self.args)
 
     def _sft_identity(self, identity: dict[str, Any], rows: Dataset) -> dict[str, Any]:
         strong = {name: identity[name] for name in (*STRONG, "tokenizer")}
@@ -225,7 +201,7 @@ class Chain:
             identity (`dict[str, Any]`): What [`identity`] returned.
         """
         samples = {}
-        with contextlib.closing(_Writer(engine)) as writer:  # makes room for what scores
+        with contextlib.closing(LazyEngine(engine)) as writer:  # makes room for what scores
             for name, dataset in self.splits.items():
                 rows, self._dropped[name] = read_prompts(dataset, invalid_prompts=self.args.invalid_prompts)
                 given = [column for column in ("chosen", "completion") if column in rows.column_names]
@@ -239,7 +215,7 @@ class Chain:
                 ]
                 if len(samples[name][0]) < len(rows):  # in the pair's context
                     self._dropped[name]["too_long_for_pair"] = len(rows) - len(samples[name][0])
-        pair = self._scorer("decode", engine is None)
+        pair = self.refinement.scorer("decode", engine is None)
         chosen = {name: self._best(name, split, pair) for name, split in samples.items()}
         if self.refinement.compares:
             self.weak.send_away()
@@ -247,22 +223,7 @@ class Chain:
             self.weak.release()
         return chosen
 
-    def _scorer(self, stage: str, reads: bool) -> Callable[[], ContrastivePairForCausalLM]:
-        """What returns the weak pair, loaded once; or, in a stage that only reads, says what has not ended."""
-
-        def refuse():
-            raise FileNotFoundError(
-                f"Stage `{stage}` of this run has not ended: not all completions have their reward. Run it first, "
-                f"with the same settings: `hf-cong train --config ... --stage {stage}`."
-            )
-
-        def load():
-            clear_device_cache(garbage_collection=True)
-            return self.weak.load()
-
-        return refuse if reads else functools.cache(load)
-
-    def _best(self, name: str, samples: list[Dataset], pair: Callable[[], ContrastivePairForCausalLM]) -> Dataset:
+    def _best(self, name: str, samples: list[Dataset], pair: Callable[[], Any]) -> Dataset:
         """The completion of each prompt that is kept."""
         if not self.refinement.ranks:
             return samples[0]
@@ -299,9 +260,7 @@ class Chain:
         directory = self._sft_directory(identity)
         PartialState().wait_for_everyone()  # all processes have looked before one writes
         if PartialState().is_main_process and not (directory / _SFT_RECORD).exists():
-            with replacing(directory / _SFT_RECORD) as temporary:
-                found = {**identity, UPDATE: rows_per_update(identity, self.args)}
-                temporary.write_text(json.dumps(found, indent=2), encoding="utf-8")
+            write_record(directory / _SFT_RECORD, identity, self.args)
         PartialState().wait_for_everyone()
         return directory
 
@@ -315,7 +274,8 @@ class Chain:
         final = self.root / f"sft-{self.policy(identity, rows)}" / "final"
         reason = damage(final)
         if reason is not None:
-            self._refuse("sft", final, reason, _SFT_RECORD, self._sft_identity(identity, rows))
+            own, record = self._sft_identity(identity, rows), final.with_name(_SFT_RECORD)
+            refuse_unfinished("sft", final, reason, own, record)
         return final
 
     def pairs(
@@ -341,7 +301,7 @@ class Chain:
         """
         writer = policy if self.args.rejected_from == "policy" else untrained(identity)
         sides = {}
-        with contextlib.closing(_Writer(engine)) as sampler:  # makes room for what scores
+        with contextlib.closing(LazyEngine(engine)) as sampler:  # makes room for what scores
             for name, rows in sft.items():
                 better = _select(chosen[name], rows["prompt_id"])
                 if "rejected" in self.splits[name].column_names:
@@ -353,7 +313,7 @@ class Chain:
                     prefix = f"sample-{name}"
                     worse = self._completions(better, engine and sampler, writer, tokenizer, prefix=prefix)
                 sides[name] = better, worse
-        scorer = self._scorer("sample", engine is None)
+        scorer = self.refinement.scorer("sample", engine is None)
         pairs = {name: self._pairs(name, *both, policy, scorer, tokenizer) for name, both in sides.items()}
         self.weak.release()
         return pairs
@@ -391,12 +351,18 @@ class Chain:
         """[`generate_completions`] with the settings of the run, in a directory named by all that they depend on."""
         settings = {name: getattr(self.args, name) for name in _WRITING}
         stage, _, split = prefix.partition("-")
-        seed = self.args.seed + sample * SEED_STEP + (stage == "sample")
-        key = content_key(list(prompts["prompt_id"]), engine_id, tokenizer_identity(tokenizer), settings, seed)
-        directory = self.root / f"{prefix}-{key}"
-        if engine is None and not (directory / "manifest.json").exists():
+        writes = list(prompts["prompt_id"]), engine_id, tokenizer_identity(tokenizer), settings
+
+        def place(sample: int) -> tuple[int, Path]:
+            seed = self.args.seed + sample * SEED_STEP + (stage == "sample")
+            return seed, self.root / f"{prefix}-{content_key(*writes, seed)}"
+
+        seed, directory = place(sample)
+        record = directory / "manifest.json"
+        if engine is None and not record.exists():
             own = {**settings, "seed": seed, "engine": engine_id}
-            self._refuse(stage, directory, "it has no manifest.json", "manifest.json", own)
+            others = [place(index)[1] for index in range(self.args.num_chosen_samples)]
+            refuse_unfinished(stage, directory, "it has no manifest.json", own, record, others)
         # A launch that only reads what another wrote has nothing to tell of it.
         name = f"{stage}/{split}-{sample + 1}" if sample else f"{stage}/{split}"
         watch = None if engine is None else WatchWriting(self.trackers, name)
@@ -425,25 +391,6 @@ class Chain:
             self.stages.setdefault(stage, {})[split] = directory.name
         return completions
 
-    def _refuse(self, stage: str, directory: Path, reason: str, record: str, own: dict[str, Any]) -> NoReturn:
-        """Says that a stage has not ended in this run, and what is different in those runs in which it has."""
-        begun = directory if record == "manifest.json" else directory.parent
-        others = []
-        for path in sorted(self.root.glob(f"{begun.name.rpartition('-')[0]}-*/{record}")):
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if path.parent != begun:
-                lines = differences(own, found.get("identity", found)) or ["other prompts, or another tokenizer"]
-                others.append(f"{path.parent.name} is of another run: {'; '.join(lines)}.")
-        raise FileNotFoundError(
-            " ".join(
-                [
-                    f"Stage `{stage}` of this run has not ended: {directory}: {reason}.",
-                    *others,
-                    f"Run it first, with the same settings: `hf-cong train --config ... --stage {stage}`.",
-                ]
-            )
-        )
-
     def _keep_short(
         self,
         stage: str,
@@ -469,23 +416,6 @@ class Chain:
         self.stage_counts[stage] = {"rows_in": rows_in, "kept": kept, "dropped": dropped}
         reasons = ", ".join(f"{number} {reason}" for reason, number in dropped.items()) or "none"
         PartialState().print(f"ConG {stage}: {rows_in} rows in, {kept} kept, dropped: {reasons}")
-
-
-class _Writer:
-    """What writes, loaded when it is first asked for."""
-
-    def __init__(self, load: Callable[[], Any] | None):
-        self._load, self._engine = load, None
-
-    def __call__(self) -> Engine:
-        if self._engine is None:
-            self._engine = as_engine(self._load())
-        return self._engine
-
-    def close(self) -> None:
-        if self._engine is not None:
-            self._engine.close()
-        self._engine = None
 
 
 def _select(dataset: Dataset, prompt_ids: list[str]) -> Dataset:

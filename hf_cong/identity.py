@@ -3,8 +3,9 @@
 
 import json
 import math
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from peft import PeftConfig, PeftModel
 from transformers import BitsAndBytesConfig, PreTrainedModel
@@ -13,7 +14,7 @@ from trl.trainer.utils import hash_module
 from .adapters import adapter_base
 from .checkpoints import content_key, model_identity
 from .cong_config import ConGConfig
-from .journal import check_identity
+from .journal import check_identity, differences, replacing
 from .pair.modeling_stacks import lookup
 
 STRONG = ("model", "model_init_kwargs", "quantization", "adapters")  # what `strong_identity` says
@@ -76,6 +77,48 @@ def check_same_run(identity: dict[str, Any], directory: Path, args: ConGConfig) 
             "(`_cong/run.json`). Use another `output_dir`, or delete them."
         ) from None
     check_identity(cut_alike(identity, found, args), found, directory)
+
+
+def write_record(path: Path, identity: dict[str, Any], args: ConGConfig) -> None:
+    """Notes whose the directory of `path` is, for [`check_same_run`] and [`cut_alike`]."""
+    with replacing(path) as temporary:
+        found = {**identity, UPDATE: rows_per_update(identity, args)}
+        temporary.write_text(json.dumps(found, indent=2), encoding="utf-8")
+
+
+def refuse_unfinished(
+    stage: str, result: Path, reason: str, own: dict[str, Any], record: Path, known: Collection[Path] = ()
+) -> NoReturn:
+    """
+    Says that a stage has not ended in this run, and what is different in those runs in which it has.
+
+    Args:
+        stage (`str`): The stage.
+        result (`Path`): What it would have left.
+        reason (`str`): What is wrong with it.
+        own (`dict[str, Any]`): What names it in this run.
+        record (`Path`): The file that would say so; records of other runs lie in directories beside its own.
+        known (`Collection[Path]`): Such directories that are of this run.
+
+    Raises:
+        FileNotFoundError: always.
+    """
+    directory, others = record.parent, []
+    for path in sorted(directory.parent.glob(f"{directory.name.rpartition('-')[0]}-*/{record.name}")):
+        if path.parent in (directory, *known):
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
+        lines = differences(own, found.get("identity", found)) or ["other prompts, or another tokenizer"]
+        others.append(f"{path.parent.name} is of another run: {'; '.join(lines)}.")
+    raise FileNotFoundError(
+        " ".join(
+            [
+                f"Stage `{stage}` of this run has not ended: {result}: {reason}.",
+                *others,
+                f"Run it first, with the same settings: `hf-cong train --config ... --stage {stage}`.",
+            ]
+        )
+    )
 
 
 def rows_per_update(identity: dict[str, Any], args: ConGConfig) -> int:

@@ -154,7 +154,8 @@ def _zero(gap: Callable[[float], float], most: float) -> float:
             low = middle
         else:
             high = middle
-    return min((low, high), key=lambda penalty: (abs(gap(penalty)), abs(penalty)))
+    # None at all, if it does as well: the ends of an interval that does are ties.
+    return min((0.0, low, high), key=lambda penalty: (abs(gap(penalty)), abs(penalty)))
 
 
 def best_and_worst(
@@ -249,7 +250,7 @@ def keep_share(scored: datasets.Dataset, share: float) -> datasets.Dataset:
         raise ValueError(f"`share` must lie in (0, 1], got {share!r}. 1 keeps every completion that has a reward.")
     facts = enumerate(zip(scored["reward"], scored["completion"], strict=True))
     rows = [(reward, len(text), index) for index, (reward, text) in facts if reward is not None]
-    count = min(len(rows), math.ceil(share * len(scored)))
+    count = min(len(rows), max(1, math.ceil(round(share * len(scored), 6))))  # 0.07 of 100 are 7, in floats too
 
     def best(penalty: float) -> list[tuple[float, int, int]]:
         return sorted(rows, key=lambda row: (row[0] - penalty * row[1], -row[2]), reverse=True)[:count]
@@ -283,10 +284,11 @@ def agreeing(
     if length_penalty is None:
         rewards, lengths = ([[pair[1][place], pair[2][place]] for pair in scored] for place in (0, 1))
         length_penalty = equal_length_penalty(rewards, lengths)
-    controlled = [
-        (name, better[0] - worse[0] - length_penalty * (better[1] - worse[1])) for name, better, worse in scored
-    ]
-    kept = [name for name, margin in controlled if margin > 0]
+
+    def controlled(reward: float, length: int) -> float:
+        return reward - length_penalty * length
+
+    kept = [name for name, better, worse in scored if controlled(*better) > controlled(*worse)]
     facts = {
         "length_penalty": length_penalty,
         "pairs": len(pairs),

@@ -5,6 +5,7 @@ All of it is read off the pair's implicit reward of text, so that it is the same
 A completion that is longer, with its prompt, than the context of the pair has no reward: it is dropped, and counted.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import torch
 from accelerate import PartialState
+from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset, Value
 
 from .checkpoints import content_key
@@ -108,6 +110,27 @@ class Refinement:
             self.weak.require("Scoring by implicit reward")
             for data in splits.values():
                 encode_prompt(self.weak.tokenizer, data[0]["prompt"])  # raises where it has no chat template
+
+    def scorer(self, stage: str, reads: bool) -> Callable[[], ContrastivePairForCausalLM]:
+        """
+        What returns the weak pair, loaded once.
+
+        Args:
+            stage (`str`): The stage that scores.
+            reads (`bool`): Whether this is a later stage, which only reads: it then raises `FileNotFoundError`.
+        """
+
+        def refuse():
+            raise FileNotFoundError(
+                f"Stage `{stage}` of this run has not ended: not all completions have their reward. Run it first, "
+                f"with the same settings: `hf-cong train --config ... --stage {stage}`."
+            )
+
+        def load():
+            clear_device_cache(garbage_collection=True)  # of what wrote
+            return self.weak.load()
+
+        return refuse if reads else functools.cache(load)
 
     def score(self, split: str, completions: Dataset, pair: Callable[[], ContrastivePairForCausalLM]) -> Dataset:
         """

@@ -104,6 +104,55 @@ def check_dataset(dataset: Dataset | None, argument: str) -> None:
         )
 
 
+def check_writers(args: ConGConfig, decodes: bool, pairs_missing: bool) -> None:
+    """
+    Refuses a writer that the columns leave nothing to write.
+
+    Args:
+        args ([`ConGConfig`]): Says who writes.
+        decodes (`bool`): Whether a split lacks completions.
+        pairs_missing (`bool`): Whether it lacks rejected ones.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    if args.chosen_from == "steered" and not decodes:
+        raise ValueError(
+            "`chosen_from='steered'` has nothing to write: the dataset has its completions. Remove the columns "
+            "`chosen` or `completion`, and `rejected`, or leave `chosen_from` out."
+        )
+    if args.rejected_from == "base" and not pairs_missing:
+        raise ValueError(
+            "`rejected_from='base'` has nothing to write: the dataset has the column `rejected`. Remove it, or "
+            "leave `rejected_from` out."
+        )
+
+
+def check_shared(directory: Path) -> None:
+    """
+    Refuses machines that do not see one `directory`, in `output_dir`: each would keep a part of the data.
+
+    Raises:
+        ValueError: in a process that does not see what the main process writes there.
+    """
+    state, mark = PartialState(), directory / "shared"
+    if state.num_processes == 1:
+        return
+    if state.is_main_process:
+        directory.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    state.wait_for_everyone()
+    seen = mark.exists()
+    state.wait_for_everyone()
+    if state.is_main_process:
+        mark.unlink()
+    if not seen:
+        raise ValueError(
+            f"`output_dir` is {str(directory.parent)[:80]!r}, and what the main process writes there process "
+            f"{state.process_index} does not see. All machines must share it: put it on a network file system."
+        )
+
+
 def check_strong_model(
     model: PreTrainedModel | PeftModel,
     tokenizer: PreTrainedTokenizerBase,

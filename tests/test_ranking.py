@@ -123,6 +123,8 @@ def test_the_penalty_makes_best_and_worst_equally_long():
     shifted = [[reward + 100 * index for reward in group] for index, group in enumerate(rewards)]
     assert equal_length_penalty(shifted, lengths) == pytest.approx(found, abs=1e-3)  # prompts differ, nothing follows
     assert equal_length_penalty([[1.0, 2.0], [3.0]], [[5, 5], [7]]) == 0
+    # As many short as long ones win by the rewards alone: none of them becomes a tie.
+    assert equal_length_penalty([[5.0, 1.0], [5.0, 1.0]], [[10, 20], [20, 10]]) == 0
 
 
 def test_best_and_worst_are_joined_by_prompt_and_every_drop_is_counted():
@@ -164,6 +166,8 @@ def test_the_kept_share_is_the_best_and_no_longer_than_the_rest():
     assert sum(lengths[i] for i in longest) / 500 > 1.5 * mean  # what the sum alone would keep
     assert keep_share(rows, 1)["prompt_id"][:] == rows["prompt_id"][:]
     assert len(keep_share(scored([None, 1.0, 2.0], ["a", "b", "c"]), 1.0)) == 2
+    for share, number, count in ((0.07, 100, 7), (0.55, 100, 55), (0.3, 7, 3), (1e-9, 4, 1), (0.999, 4, 4)):
+        assert len(keep_share(rows.select(range(number)), share)) == count
     for share in (0, -1, 1.5):
         with pytest.raises(ValueError, match=r"must lie in \(0, 1\]"):
             keep_share(rows, share)

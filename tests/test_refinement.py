@@ -450,8 +450,9 @@ def test_a_stage_says_which_scores_are_missing(models, tmp_path):
         shutil.rmtree(path)
     with pytest.raises(FileNotFoundError, match="Stage `decode` .* not all completions have their reward"):
         staged(models, tmp_path, "sft", num_chosen_samples=2)
-    with pytest.raises(FileNotFoundError, match="Stage `decode` of this run has not ended.*no manifest.json"):
+    with pytest.raises(FileNotFoundError, match="Stage `decode` of this run has not ended.*no manifest.json") as found:
         staged(models, tmp_path, "sft", num_chosen_samples=3)
+    assert "another run" not in str(found.value)  # the two samples that there are
 
 
 # The weak pair.

@@ -2,6 +2,8 @@
 """What writes completions: a transformers model, a vLLM engine, or a server behind a URL, all used in one way."""
 
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -9,7 +11,7 @@ from transformers import PreTrainedModel
 from .base import Answer, Engine, Request
 from .transformers_engine import TransformersEngine
 
-__all__ = ["Answer", "Engine", "Request", "TransformersEngine", "as_engine"]
+__all__ = ["Answer", "Engine", "LazyEngine", "Request", "TransformersEngine", "as_engine"]
 
 
 def as_engine(engine: "PreTrainedModel | PeftModel | vllm.LLM | str | Engine") -> Engine:  # noqa: F821
@@ -42,3 +44,25 @@ def as_engine(engine: "PreTrainedModel | PeftModel | vllm.LLM | str | Engine") -
         "arguments that returns one, a `vllm.LLM`, or the URL of a server such as 'http://localhost:8000/v1'. Load a "
         "model: `AutoModelForCausalLM.from_pretrained(...)`."
     )
+
+
+class LazyEngine:
+    """
+    An engine that is loaded when it is first called for, used several times, and then closed.
+
+    Args:
+        load (`Callable`): Returns what [`as_engine`] takes.
+    """
+
+    def __init__(self, load: Callable[[], Any]):
+        self._load, self._engine = load, None
+
+    def __call__(self) -> Engine:
+        if self._engine is None:
+            self._engine = as_engine(self._load())
+        return self._engine
+
+    def close(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
