@@ -7,22 +7,16 @@
 The same command goes on where a killed run stopped: every completion and every trained model is kept.
 """
 
-import argparse
 import json
-import os
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-import torch
-import transformers
-import trl
-
 from hf_cong.journal import check_identity, replacing
-from hf_cong.sandbox.workers import run_jobs
 
 from .methods import PLAIN_DPO, SAMPLES, SFT, STAGE_TWO, run_trial
 from .summary import draw, summarise, table
+from .trials import read_arguments, run_settings, run_trials, write_results
 from .worlds import World
 
 WORLDS = {"sandbox": ("worlds", "Sandbox"), "stories": ("stories", "Stories")}
@@ -82,28 +76,20 @@ def run(
     output_dir = Path(output_dir)
     made = load_world(world, Path(world_dir or output_dir / "world"), effort, num_workers)
     settings = {
-        "world": world,
-        "num_prompts": num_prompts or len(made.training_prompts(seeds[0])),
-        "num_test_prompts": num_test_prompts or len(made.test_prompts()),
+        **run_settings(world, made, seeds, num_prompts, num_test_prompts, effort),
         "samples": SAMPLES,
         "sft": SFT,
         "stage_two": STAGE_TWO,
         "plain_dpo": PLAIN_DPO,
-        "effort": effort,
-        "versions": {library.__name__: library.__version__ for library in (torch, transformers, trl)},
     }
     _claim(output_dir / "settings.json", settings)
-    jobs = [(run_trial, made, output_dir / f"seed-{seed}", seed, num_prompts, num_test_prompts) for seed in seeds]
-    done = run_jobs(jobs, num_workers=num_workers, log=output_dir / "run.log", description="Seeds")
-    records = [record for rows, _ in done for record in rows]
-    with open(output_dir / "samples.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    trials = (made, output_dir, seeds, num_prompts, num_test_prompts, num_workers)
+    records, budgets = run_trials(run_trial, *trials)
 
-    systems = summarise(records, [budget for _, budget in done])
+    systems = summarise(records, budgets)
     results = {"settings": {"seeds": list(seeds), **settings}, "systems": systems}
     note = NOTE.format(seeds=len(seeds), test=settings["num_test_prompts"])
-    (output_dir / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    (output_dir / "results.md").write_text(f"{table(systems, markdown=True)}\n\n{note}\n", encoding="utf-8")
+    write_results(output_dir, results, f"{table(systems, markdown=True)}\n\n{note}")
     draw(systems, world, output_dir)
     print(f"\n{table(systems)}\n\n{note}\n\nTable, samples and pictures: {output_dir}", flush=True)
     return results
@@ -126,19 +112,7 @@ def _claim(path: Path, settings: dict) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", choices=list(WORLDS), required=True)
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--world_dir", help="models of the world, to be used again; default: `world` in output_dir")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--num_prompts", type=int, help="training prompts; all by default")
-    parser.add_argument("--num_test_prompts", type=int, help="held-out prompts; all by default")
-    parser.add_argument("--effort", type=float, default=1.0, help="multiplies the training of the world's models")
-    parser.add_argument("--num_workers", type=int, default=2)
-    args = parser.parse_args()
-    if args.world == "stories" and "HF_CONG_REAL_DATA" not in os.environ:
-        parser.error("the stories need a real model and real text: set HF_CONG_REAL_DATA to their directory")
-    run(**vars(args))
+    run(**read_arguments(__doc__, seeds=(0, 1, 2)))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@
 The same command goes on where a killed run stopped.
 """
 
-import argparse
 import dataclasses
 import functools
 import json
@@ -14,15 +13,11 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-import transformers
-import trl
-
 from hf_cong import ConGConfig, train_rounds
-from hf_cong.sandbox.workers import run_jobs
 
 from ..compare.methods import SFT, STRONG, Budget
 from ..compare.run import load_world
+from ..compare.trials import read_arguments, run_settings, run_trials, write_results
 from ..steered.run import SteeredTrial
 from .summary import draw, render, summarise
 
@@ -118,42 +113,25 @@ def run(
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     made = load_world(world, Path(world_dir or output_dir / "world"), effort, num_workers)
-    jobs = [(run_trial, made, output_dir / f"seed-{seed}", seed, num_prompts, num_test_prompts) for seed in seeds]
-    done = run_jobs(jobs, num_workers=num_workers, log=output_dir / "run.log", description="Seeds")
-    records = [record for rows, _ in done for record in rows]
-    with open(output_dir / "samples.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    trials = (made, output_dir, seeds, num_prompts, num_test_prompts, num_workers)
+    records, kept = run_trials(run_trial, *trials)
     results = {
         "settings": {
-            "world": world,
             "seeds": list(seeds),
-            "num_prompts": num_prompts or len(made.training_prompts(seeds[0])),
-            "num_test_prompts": num_test_prompts or len(made.test_prompts()),
+            **run_settings(world, made, seeds, num_prompts, num_test_prompts, effort),
             "sft": SFT,
             "forms": FORMS,
-            "effort": effort,
-            "versions": {library.__name__: library.__version__ for library in (torch, transformers, trl)},
         },
-        "systems": summarise(records, kept=[kept for _, kept in done], base=BASE),
+        "systems": summarise(records, kept=kept, base=BASE),
     }
-    (output_dir / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    (output_dir / "results.md").write_text(render(results, markdown=True) + "\n", encoding="utf-8")
+    write_results(output_dir, results, render(results, markdown=True))
     draw(results, output_dir, forms=tuple(FORMS), base=BASE)
     print(f"\n{render(results)}\n\nTables, samples and pictures: {output_dir}", flush=True)
     return results
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", choices=["sandbox", "stories"], required=True)
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--world_dir", help="models of the world, to be used again; default: `world` in output_dir")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
-    parser.add_argument("--num_prompts", type=int, help="training prompts; all by default")
-    parser.add_argument("--num_test_prompts", type=int, help="held-out prompts; all by default")
-    parser.add_argument("--effort", type=float, default=1.0, help="multiplies the training of the world's models")
-    parser.add_argument("--num_workers", type=int, default=2)
-    run(**vars(parser.parse_args()))
+    run(**read_arguments(__doc__, seeds=(3, 4, 5)))
 
 
 if __name__ == "__main__":

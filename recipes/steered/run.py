@@ -7,26 +7,22 @@
 The same command goes on where a killed run stopped.
 """
 
-import argparse
 import functools
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import torch
-import transformers
-import trl
 from datasets import Dataset
 from transformers import AutoTokenizer, PreTrainedModel
 
 from hf_cong import ConGTrainer, ContrastivePairForCausalLM, EmulatedFineTuningForCausalLM, ImplicitReward
 from hf_cong.journal import replacing
-from hf_cong.sandbox.workers import run_jobs
 from hf_cong.search.engine import SearchEngine
 from hf_cong.staged import StagedRun
 
 from ..compare.methods import CD, SFT, STRONG, WEAK, Budget, Trial
 from ..compare.run import load_world
+from ..compare.trials import read_arguments, run_settings, run_trials, write_results
 from .summary import draw, render, summarise
 from .vocabulary import renumbered
 
@@ -181,42 +177,25 @@ def run(
     output_dir = Path(output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     made = load_world(world, Path(world_dir or output_dir / "world"), effort, num_workers)
-    jobs = [(run_trial, made, output_dir / f"seed-{seed}", seed, num_prompts, num_test_prompts) for seed in seeds]
-    done = run_jobs(jobs, num_workers=num_workers, log=output_dir / "run.log", description="Seeds")
-    records = [record for rows, _ in done for record in rows]
-    with open(output_dir / "samples.jsonl", "w", encoding="utf-8") as file:
-        file.writelines(json.dumps(record, ensure_ascii=False) + "\n" for record in records)
+    trials = (made, output_dir, seeds, num_prompts, num_test_prompts, num_workers)
+    records, written = run_trials(run_trial, *trials)
     results = {
         "settings": {
-            "world": world,
             "seeds": list(seeds),
-            "num_prompts": num_prompts or len(made.training_prompts(seeds[0])),
-            "num_test_prompts": num_test_prompts or len(made.test_prompts()),
+            **run_settings(world, made, seeds, num_prompts, num_test_prompts, effort),
             "sft": SFT,
-            "effort": effort,
-            "versions": {library.__name__: library.__version__ for library in (torch, transformers, trl)},
         },
         "systems": summarise(records, SYSTEMS),
-        "written": {label: [written[label] for _, written in done] for label in STAGE_ONE},
+        "written": {label: [one[label] for one in written] for label in STAGE_ONE},
     }
-    (output_dir / "results.json").write_text(json.dumps(results, indent=1, ensure_ascii=False), encoding="utf-8")
-    (output_dir / "results.md").write_text(render(results, markdown=True) + "\n", encoding="utf-8")
+    write_results(output_dir, results, render(results, markdown=True))
     draw(results, output_dir, stage_one=(PAPER, [*STAGE_ONE][2]), stage_two=tuple(STAGE_TWO))
     print(f"\n{render(results)}\n\nTables, samples and pictures: {output_dir}", flush=True)
     return results
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--world", choices=["sandbox", "stories"], required=True)
-    parser.add_argument("--output_dir", required=True)
-    parser.add_argument("--world_dir", help="models of the world, to be used again; default: `world` in output_dir")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--num_prompts", type=int, help="training prompts; all by default")
-    parser.add_argument("--num_test_prompts", type=int, help="held-out prompts; all by default")
-    parser.add_argument("--effort", type=float, default=1.0, help="multiplies the training of the world's models")
-    parser.add_argument("--num_workers", type=int, default=2)
-    run(**vars(parser.parse_args()))
+    run(**read_arguments(__doc__, seeds=(0, 1, 2)))
 
 
 if __name__ == "__main__":
