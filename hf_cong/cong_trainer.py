@@ -347,7 +347,7 @@ class ConGTrainer(PublishesItsRun, MergesItsAdapter, LogsPairs, GroupsByLength, 
     def training_step(self, model, inputs, num_items_in_batch=None):
         batch = dict(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
-        check_loss(self, loss, batch, ("prompt_ids", "chosen_ids"))
+        check_loss(self, loss, batch, self.train_dataset, ("prompt_ids", "chosen_ids"))
         return loss
 
     def log(self, logs, start_time=None):

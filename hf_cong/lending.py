@@ -1,6 +1,7 @@
 # Copyright 2026 The hf_cong authors. Licensed under the Apache License, Version 2.0.
 """One trainer's model lent to another trainer: supervised fine-tuning inside a run that goes on afterwards."""
 
+import copy
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -55,12 +56,26 @@ def lend(model: PreTrainedModel | PeftModel) -> Iterator[PreTrainedModel | PeftM
 
 
 class FineTuner(GroupsByLength, KeepsDtypes, EndsOnce, SFTTrainer):
-    """Overrides `training_step`: a loss that is no number ends it; and `log`, which says what memory it took."""
+    """
+    Overrides `training_step`: a loss that is no number ends it; `_prepare_dataset`, which keeps the rows of packed
+    sequences, for their prompts; and `log`, which says what memory it took.
+    """
+
+    _rows = None
+
+    def _prepare_dataset(self, dataset, processing_class, args, packing, formatting_func, dataset_name):
+        if packing and dataset_name == "train" and args.packing_strategy != "wrapped":  # which cuts rows anywhere
+            whole = copy.copy(args)
+            whole.shuffle_dataset, whole.max_length = False, None
+            dataset = super()._prepare_dataset(dataset, processing_class, whole, False, formatting_func, dataset_name)
+            self._rows = dataset
+        return super()._prepare_dataset(dataset, processing_class, args, packing, formatting_func, dataset_name)
 
     def training_step(self, model, inputs, num_items_in_batch=None):
         batch = dict(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)
-        check_loss(self, loss, batch, ("input_ids",))
+        dataset = self.train_dataset if self._rows is None else self._rows
+        check_loss(self, loss, batch, dataset, ("input_ids",))
         return loss
 
     def log(self, logs, start_time=None):

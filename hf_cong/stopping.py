@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
+from datasets import Dataset
 from torch import Tensor
 from transformers import Trainer, TrainerCallback
 
@@ -79,14 +80,17 @@ def leave_if_stopped(trainer: Trainer) -> None:
         raise SystemExit(128 + signal.SIGTERM)
 
 
-def check_loss(trainer: Trainer, loss: Tensor, inputs: dict[str, Any], columns: tuple[str, ...]) -> None:
+def check_loss(
+    trainer: Trainer, loss: Tensor, inputs: dict[str, Any], dataset: Dataset, columns: tuple[str, ...]
+) -> None:
     """
     Refuses to go on with a loss that is no number, which would soon be in every weight.
 
     Args:
-        trainer (`transformers.Trainer`): The trainer, whose dataset has `prompt` and `columns`.
+        trainer (`transformers.Trainer`): The trainer.
         loss (`torch.Tensor` of shape `()`): Loss of a batch.
         inputs (`dict[str, Any]`): The batch; its first rows are those of the dataset's `columns`.
+        dataset (`datasets.Dataset`): The rows that were trained on, with `prompt` and `columns`.
         columns (`tuple[str, ...]`): The columns of ids that make a row, one behind the other.
 
     Raises:
@@ -94,14 +98,14 @@ def check_loss(trainer: Trainer, loss: Tensor, inputs: dict[str, Any], columns: 
     """
     if loss.isfinite().all():
         return
-    names = "packed together, so that nothing tells them apart any more"
-    if "prompt" in trainer.train_dataset.column_names:
+    names = "cut and packed together, so that nothing tells them apart any more"
+    if "prompt" in dataset.column_names:
         if "attention_mask" in inputs:
             rows = [ids[mask.bool()] for ids, mask in zip(inputs["input_ids"], inputs["attention_mask"], strict=True)]
         else:  # side by side, without padding
             rows = inputs["input_ids"][0].split(inputs["cu_seq_lens_q"].diff().tolist())
         rows = {tuple(ids.tolist()) for ids in rows}
-        found = (row for row in trainer.train_dataset if tuple(chain(*(row[name] for name in columns))) in rows)
+        found = (row for row in dataset if tuple(chain(*(row[name] for name in columns))) in rows)
         names = ", ".join(prompt_id(row["prompt"]) for row in found)
     state = PartialState()
     raise FloatingPointError(

@@ -66,12 +66,26 @@ def test_stage_one_stops_too(tmp_path, monkeypatch, caplog):
     assert not list(tmp_path.glob("_cong/sft-*/final"))
 
 
-def test_packed_rows_have_no_names(tmp_path, monkeypatch):
-    step = "trl.SFTTrainer.training_step"
-    monkeypatch.setattr(step, lambda self, model, inputs, num_items_in_batch=None: torch.tensor(torch.nan))
-    made = trainer(tmp_path, chosen_rows(12), weak=False, settings={"sft_kwargs": {"packing": True}})
-    with pytest.raises(FloatingPointError, match="packed together"):
+@pytest.mark.parametrize("strategy", ["bfd", "wrapped"])
+def test_packed_rows_have_names_unless_they_were_cut(tmp_path, monkeypatch, strategy):
+    step, seen = "trl.SFTTrainer.training_step", []
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        seen.append(inputs["input_ids"].clone())
+        return torch.tensor(torch.nan)
+
+    monkeypatch.setattr(step, training_step)
+    packing = {"packing": True, "packing_strategy": strategy, "per_device_train_batch_size": 1}
+    rows = chosen_rows(12)
+    made = trainer(tmp_path, rows, weak=False, settings={"sft_kwargs": packing})
+    with pytest.raises(FloatingPointError) as stop:
         made.train()
+    (text,) = tiny_tokenizer().batch_decode(seen[0])
+    inside = [row["prompt"][0]["content"] + "<|im_end|>" in text for row in rows]
+    assert 1 < sum(inside) < 12
+    named = [prompt_id(prompt) in str(stop.value) for prompt in rows["prompt"]]
+    assert named == (inside if strategy == "bfd" else [False] * 12)
+    assert ("packed together" in str(stop.value)) == (strategy == "wrapped")
 
 
 def test_trl_alone_goes_on_without_a_word(tmp_path):
