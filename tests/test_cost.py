@@ -281,7 +281,7 @@ def scored(*arguments, resume=False, **kwargs):
     return Counting.scored, weights(made)
 
 
-@pytest.mark.parametrize("kind", ["prompts", "pairs"])
+@pytest.mark.parametrize("kind", ["prompts", pytest.param("pairs", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("with_lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_the_reference_scores_once(tmp_path, kind, with_lora):
     rows, evals = (pairs(12), pairs(4)) if kind == "pairs" else (prompts(12), {"own": prompts(4)})
@@ -429,7 +429,7 @@ PACKING = {"packing": True, "max_length": 128, "per_device_train_batch_size": 1}
         (PACKING, 4),
         pytest.param({**PACKING, "packing_strategy": "bfd_split"}, 4, marks=pytest.mark.slow),
         pytest.param({**PACKING, "packing_strategy": "wrapped"}, 4, marks=pytest.mark.slow),
-        ({"padding_free": True, "pad_to_multiple_of": 8}, 8),
+        pytest.param({"padding_free": True, "pad_to_multiple_of": 8}, 8, marks=pytest.mark.slow),
         ({"train_sampling_strategy": "group_by_length"}, 8),
     ],
     ids=["packing", "bfd_split", "wrapped", "padding_free", "group_by_length"],

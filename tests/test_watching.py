@@ -15,7 +15,7 @@ from hf_cong import ConGConfig, generate_completions
 from hf_cong.cli import main
 from hf_cong.report.lines import Line, plot_bars, plot_lines
 from hf_cong.staged import StagedRun
-from hf_cong.watching.plots import plot_runs
+from hf_cong.watching.plots import _lines, _with_rounds, plot_runs
 from hf_cong.watching.run_log import read_run_log
 from hf_cong.watching.trackers import Trackers, WatchWriting
 
@@ -303,6 +303,7 @@ def test_there_is_no_kl_where_the_rejected_are_not_the_references(tmp_path, done
     assert {"kl_to_reference", "eval_kl_to_reference"} <= names(done[1])
 
 
+@pytest.mark.slow
 def test_pairs_passed_to_evaluate_are_of_anybody(tmp_path):
     strong_model().save_pretrained(tmp_path / "strong")
     made = trainer(
@@ -371,6 +372,7 @@ def test_a_resumed_run_has_no_step_twice(tmp_path, stage):
     assert whole.state.global_step == 6
 
 
+@pytest.mark.slow
 def test_another_training_in_the_same_directory_takes_the_place_of_the_first(tmp_path):
     run(tmp_path, per_device_train_batch_size=2)
     assert len(read_run_log(tmp_path)["dpo"]) == 6
@@ -414,6 +416,20 @@ def test_several_evaluation_sets_make_one_table_of_at_most_eight_each(tmp_path, 
     (path,) = tmp_path.glob("_cong/completions/*.parquet")
     assert len(pd.read_parquet(path)) == 8 + 3
     assert "Step 3" in capsys.readouterr().out  # TRL's own table
+    # What TRL logs of both under one name is told apart.
+    (values,) = (found for found in read_run_log(tmp_path)["dpo"].values() if "eval_a_loss" in found)
+    raw = [line for line in lines(tmp_path) if line.keys() & {"eval_a_loss", "eval_b_loss"}]
+    for name in ("length_gap", "rewards/margins", "kl_to_reference"):
+        assert [values[f"eval_{data}_{name}"] for data in "ab"] == [line[f"eval_{name}"] for line in raw]
+        assert f"eval_{name}" not in values
+    assert len({line["eval_kl_to_reference"] for line in raw}) == 2
+    table, _ = plot_runs([tmp_path], tmp_path / "plots")
+    assert all(f"\neval_{data}_rewards/margins " in table for data in "ab")
+    sides = {"rewards/chosen": "chosen", "rewards/rejected": "rejected"}
+    found = _lines({"run": read_run_log(tmp_path)}, "dpo", sides)
+    kinds = ("training", "evaluation on a", "evaluation on b")
+    assert [line.label for line in found] == [f"{side}, {kind}" for side in sides.values() for kind in kinds]
+    assert len({(line.colour, line.rare) for line in found}) == 6
 
 
 class Draws(TrainerCallback):
@@ -421,16 +437,21 @@ class Draws(TrainerCallback):
         torch.rand(1)
 
 
-@pytest.mark.parametrize("with_lora", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_writing_completions_changes_no_weight(tmp_path, with_lora):
+@pytest.mark.parametrize(
+    ("with_lora", "checkpointing"),
+    [(False, False), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((False, True), (True, True)))],
+)
+def test_writing_completions_changes_no_weight(tmp_path, with_lora, checkpointing):
     """Neither by dropout's random numbers, nor by what writing leaves on the model."""
+
+    own = {**EVALUATED, "eval_steps": 1, "disable_dropout": False, "gradient_checkpointing": checkpointing}
 
     def trained(name, callbacks=None, **settings):
         lora = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM", lora_dropout=0.3)
         made = trainer(
             tmp_path / name,
             prompts(12),
-            settings={**EVALUATED, "eval_steps": 1, "disable_dropout": False, **settings},
+            settings={**own, **settings},
             model=None if with_lora else strong_model("gpt2", resid_pdrop=0.3),
             eval_dataset=held_out(),
             peft_config=lora if with_lora else None,
@@ -441,9 +462,6 @@ def test_writing_completions_changes_no_weight(tmp_path, with_lora):
 
     without = trained("without")
     assert trained("with", log_completions=True) == without
-    assert trained("checkpointing", log_completions=True, gradient_checkpointing=True) == trained(
-        "checkpointing, without", gradient_checkpointing=True
-    )
     assert trained("drawn", callbacks=[Draws()]) != without
 
 
@@ -500,6 +518,27 @@ def test_several_runs_are_drawn_over_each_other(done, tmp_path):
     (row,) = [row.split() for row in rows if row.startswith("eval_kl_to_reference ")]
     assert row[2] == "-"  # what only one has
     assert [path.parent for path in pictures] == [tmp_path] * 3
+
+
+def test_rounds_are_drawn_over_each_other(done, tmp_path):
+    output_dir, _ = done
+    log = (output_dir / "_cong/logs.jsonl").read_bytes()
+    for name in ("rounds/round-10", "rounds/round-9"):
+        (tmp_path / name / "_cong").mkdir(parents=True)
+        (tmp_path / name / "_cong/logs.jsonl").write_bytes(log)
+    table, pictures = plot_runs([tmp_path / "rounds"])  # killed in the tenth
+    assert table.split()[2:4] == ["round-9", "round-10"]
+    assert {path.parent for path in pictures} == {tmp_path / "rounds/_cong/plots"}
+    (tmp_path / "rounds/_cong/logs.jsonl").write_bytes(log)
+    assert [path.name for path in _with_rounds(tmp_path / "rounds")] == ["round-9", "round-10", "rounds"]
+
+
+def test_a_run_that_has_logged_nothing_is_refused(tmp_path):
+    (tmp_path / "_cong").mkdir()
+    (tmp_path / "_cong/logs.jsonl").write_text('{"step": 0, "begins": "sft"}\n{"step": 0, "dec')
+    with pytest.raises(ValueError, match="Nothing is logged yet of"):
+        plot_runs([tmp_path])
+    assert not (tmp_path / "_cong/plots").exists()
 
 
 def test_what_is_no_run_is_refused(tmp_path, capsys):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..report.lines import Line, plot_bars, plot_lines
 from ..report.tables import render_table
-from .run_log import read_run_log
+from .run_log import evaluations, has_run_log, read_run_log
 
 # What is drawn of each training: the title of a panel, and the names of its lines, with what tells several apart.
 _SFT = {
@@ -34,7 +34,7 @@ def plot_runs(runs: Sequence[str | Path], plot_dir: str | Path | None = None) ->
 
     Args:
         runs (`Sequence[str or Path]`):
-            Their `output_dir`s. Several are drawn over each other.
+            Their `output_dir`s. Several are drawn over each other, as are the rounds of [`train_rounds`].
         plot_dir (`str` or `Path`, *optional*):
             Where the pictures go. Defaults to `_cong/plots` in the first of them.
 
@@ -44,9 +44,12 @@ def plot_runs(runs: Sequence[str | Path], plot_dir: str | Path | None = None) ->
 
     Raises:
         FileNotFoundError: if there is no log.
+        ValueError: if there is nothing in it yet.
     """
-    logs = {name: read_run_log(run) for name, run in zip(_names(runs), runs, strict=True)}
     plot_dir = Path(runs[0]) / "_cong" / "plots" if plot_dir is None else Path(plot_dir)
+    runs = [part for run in runs for part in _with_rounds(Path(run))]
+    logs = {name: read_run_log(run) for name, run in zip(_names(runs), runs, strict=True)}
+    table = _table(logs)
     plot_dir.mkdir(parents=True, exist_ok=True)
     drawn, of = [], ", ".join(logs)
     for stage, (file, title, panels) in _FIGURES.items():
@@ -67,7 +70,14 @@ def plot_runs(runs: Sequence[str | Path], plot_dir: str | Path | None = None) ->
     if bars:
         plot_bars(plot_dir / "cost.png", bars, title=f"Cost of the stages ({of})")
         drawn.append(plot_dir / "cost.png")
-    return _table(logs), drawn
+    return table, drawn
+
+
+def _with_rounds(run: Path) -> list[Path]:
+    """The rounds before it that have begun, by number; and the run itself, unless it is still in one of those."""
+    rounds = [path for path in run.glob("round-*") if has_run_log(path)]
+    rounds.sort(key=lambda path: (len(path.name), path.name))
+    return [*rounds, run] if has_run_log(run) or not rounds else rounds
 
 
 def _names(runs: Sequence[str | Path]) -> list[str]:
@@ -77,17 +87,23 @@ def _names(runs: Sequence[str | Path]) -> list[str]:
 
 
 def _lines(logs: dict, stage: str, names: dict[str, str]) -> list[Line]:
-    lines = []
+    lines, kinds = [], len(logs) if len(logs) > 1 else 3  # of training: those of several data sets follow
     for colour, (run, log) in enumerate(logs.items()):
+        logged, prefixes = log[stage].items(), ["", *_evaluations(log[stage])]
         for number, (name, kind) in enumerate(names.items()):
-            for prefix, when in (("", "training"), ("eval_", "evaluation")):
-                logged = log[stage].items()
+            for place, prefix in enumerate(prefixes):
                 points = {step: values[prefix + name] for step, values in logged if prefix + name in values}
+                data = prefix.removeprefix("eval_").removesuffix("_")
+                when = f"evaluation on {data}" if data else "evaluation" if prefix else "training"
                 label = ", ".join(part for part in (run if len(logs) > 1 else kind, when) if part)
                 own = colour if len(names) == 1 else 1 + number
                 if points:
-                    lines.append(Line(label, points, own, rare=when == "evaluation"))
+                    lines.append(Line(label, points, own + kinds * max(0, place - 1), rare=prefix != ""))
     return lines
+
+
+def _evaluations(log: dict[int, dict[str, float]]) -> list[str]:
+    return list(dict.fromkeys(prefix for values in log.values() for prefix in evaluations(values)))
 
 
 def _bars(logs: dict, start: str, end: str) -> dict[str, dict[str, float]]:
@@ -116,10 +132,12 @@ def _table(logs: dict) -> str:
             prefix = "sft/" if stage == "sft" else ""
             if log[stage]:
                 last[f"{stage} step"] = max(log[stage])
-            for name in (*names, *(f"eval_{name}" for name in names), _SPEED):
+            for name in (*(start + name for start in ("", *_evaluations(log[stage])) for name in names), _SPEED):
                 for values in log[stage].values():
                     if name in values:
                         last[prefix + name] = values[name]
         columns[run] = last
     names = dict.fromkeys(name for last in columns.values() for name in last)
+    if not names:
+        raise ValueError(f"Nothing is logged yet of {', '.join(logs)}. Wait until its first stage has ended.")
     return render_table([{"last logged": name, **{run: columns[run].get(name) for run in columns}} for name in names])

@@ -56,14 +56,15 @@ def read_run_log(output_dir: str | Path) -> dict[str, dict[int, dict[str, float]
 
     Returns:
         `dict[str, dict[int, dict[str, float]]]`: for the stages `"sft"` and `"dpo"`, at each step what was logged
-        there, under the names of TRL; under `"stages"`, at step 0, the last value of everything else, under its whole
+        there, under the names of TRL; of several evaluation data sets, each under its own, `eval_<name>_...`, which
+        TRL gives to its loss alone. Under `"stages"`, at step 0, the last value of everything else, under its whole
         name. A line that a kill tore is left out.
 
     Raises:
         FileNotFoundError: if there is no log.
     """
     path = _path(output_dir)
-    if not path.exists():
+    if not has_run_log(output_dir):
         raise FileNotFoundError(
             f"{output_dir} has no log of a run ({path.relative_to(output_dir)}). Pass the `output_dir` of a run of "
             "`hf-cong train` or `ConGTrainer` that has begun a stage."
@@ -77,15 +78,36 @@ def read_run_log(output_dir: str | Path) -> dict[str, dict[int, dict[str, float]
         step, begins = line.pop("step"), line.pop("begins", None)
         if begins is not None:
             log[begins] = {before: values for before, values in log[begins].items() if before <= step}
+        own = {}
         for name, value in line.items():
             stage, _, rest = name.partition("/")
             if stage == "sft" and "/" not in rest:
-                log["sft"].setdefault(step, {})[rest] = value
+                own.setdefault("sft", {})[rest] = value
             elif stage in _OF_NO_STEP:
                 log["stages"][0][name] = value
             else:
-                log["dpo"].setdefault(step, {})[name] = value
+                own.setdefault("dpo", {})[name] = value
+        for stage, values in own.items():
+            log[stage].setdefault(step, {}).update(_of_one_evaluation(values))
     return log
+
+
+def evaluations(values: dict[str, float]) -> list[str]:
+    """With what the names begin of each evaluation among them: `eval_`, or `eval_<name>_` of data that has a name."""
+    ends = [name.removesuffix("runtime") for name in values if name.endswith("_runtime")]
+    return [prefix for prefix in ends if prefix.startswith("eval_")]
+
+
+def _of_one_evaluation(values: dict[str, float]) -> dict[str, float]:
+    for prefix in evaluations(values):
+        bare = [name for name in values if name.startswith("eval_") and not name.startswith(prefix)]
+        values = {prefix + name.removeprefix("eval_") if name in bare else name: values[name] for name in values}
+    return values
+
+
+def has_run_log(output_dir: str | Path) -> bool:
+    """Whether a run has begun to log."""
+    return _path(output_dir).exists()
 
 
 def _path(output_dir: str | Path) -> Path:
