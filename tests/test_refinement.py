@@ -205,7 +205,9 @@ def test_a_share_of_the_chosen_completions_is_kept(tmp_path, share):
     assert made.stage_counts["dpo/train"]["rows_in"] == wanted
 
 
-@pytest.mark.parametrize("settings", [{"chosen_share": 0.5}, {"reward_margin": 0.1}])
+@pytest.mark.parametrize(
+    "settings", [{"chosen_share": 0.5}, pytest.param({"reward_margin": 0.1}, marks=pytest.mark.slow)]
+)
 def test_given_completions_are_scored_too_and_what_the_pair_cannot_read_is_counted(tmp_path, settings):
     def lengthen(row, index):
         return {"chosen": message(f"kind cat {index} " + "is kind " * (35 if index in (2, 5) else index % 4))}
@@ -481,7 +483,7 @@ def test_an_adapter_scores_with_its_base_in_one_forward(tmp_path, models):
     assert made.stage_counts["sft/train"]["kept"] == 6
 
 
-@pytest.mark.parametrize("compares", [False, True])
+@pytest.mark.parametrize("compares", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_weak_models_are_there_only_while_they_score(tmp_path, compares):
     alive = {"sft": [], "dpo": []}
 
