@@ -99,6 +99,15 @@ def test_equal_rows_that_ended_otherwise_count_each():
     assert [(best.finish_reason, best.implicit_reward) for best in beam.survivors] == [("stop", 2.0), ("length", 1.0)]
 
 
+def test_rows_that_are_cut_come_last_and_are_not_gone_on_with():
+    beam = Beam(2)
+    assert beam.advance([live(1), live(), live(2)], [-2.0, 0.0, -3.0], tokens=2, last=False, cut={1}) == [0, 2]
+    beam = Beam(2)
+    assert beam.advance([live(1), live()], [-2.0, 0.0], tokens=2, last=False, cut={1}) == [0]
+    assert contents(beam.survivors) == [([1], None, -2.0), ([], "length", 0.0)]
+    assert (beam.trace[0].best_reward, beam.trace[0].mean_reward) == (0.0, -1.0)
+
+
 def test_text_alone_tells_rows_apart_where_ids_are_unknown():
     beam = Beam(2)
     rows = [Continuation(None, "a", False), Continuation(None, "a", False), Continuation(None, "b", False)]
@@ -499,6 +508,29 @@ def test_a_prompt_longer_than_the_pairs_context(tokenizer):
     reward = ImplicitReward(*members, tokenizer)
     with pytest.raises(ValueError, match=r"prompt \w{16} \('the cat sat.*context is 20"):
         small(["a", "the cat sat on the mat and told me about a rude old dog and a kind fox"], reward=reward)
+
+
+def test_a_completion_is_cut_where_the_pair_has_no_room_for_its_text():
+    tokenizer, prompt, room = tiny_tokenizer(seed=2), "the cat sat on", 14
+
+    def search(context, *others):
+        members = tiny_pair("llama", vocab_size=len(tokenizer), max_position_embeddings=context)
+        reward = ImplicitReward(*members, tokenizer)
+        return small([prompt, *others], reward=reward, max_new_tokens=20)[0], reward
+
+    def needed(hypothesis):
+        text = hypothesis.text if hypothesis.finish_reason == "stop" else hypothesis.text.rstrip("\ufffd")
+        return len(tokenizer(prompt + text)["input_ids"])
+
+    wide, _ = search(512)
+    assert any(needed(hypothesis) > room for hypothesis in wide.hypotheses)
+    found, reward = search(room, "a")
+    assert max(map(needed, found.hypotheses)) <= room
+    cut = [hypothesis for hypothesis in found.hypotheses if hypothesis.finish_reason == "length"]
+    assert cut and all(len(hypothesis.ids) in (0, 3, 6) for hypothesis in cut)
+    texts = [hypothesis.text.rstrip("\ufffd") for hypothesis in cut]
+    rewards = [hypothesis.implicit_reward for hypothesis in cut]
+    assert rewards == pytest.approx(reward.score([prompt] * len(cut), texts), abs=1e-4)
 
 
 @pytest.mark.parametrize("broken", [0, 1])

@@ -33,6 +33,10 @@ class RowError(ValueError):
         self.row, self.defect = row, defect
 
 
+class RowTooLongError(RowError):
+    """A row that is longer than the context of a model."""
+
+
 class Scorer:
     """
     What gives the logits that score tokens: a model, or both members of a pair at once.
@@ -144,13 +148,13 @@ def check_rows(scorer: Scorer, rows: list[tuple[list[int], list[int]]]):
         rows (`list[tuple[list[int], list[int]]]`): Ids of each prompt and of its completion.
 
     Raises:
-        RowError: naming the row that is longer than the context (of a pair the shorter), or that holds a token which
-            the model does not have.
+        RowTooLongError: naming the row that is longer than the context (of a pair the shorter).
+        RowError: naming the row that holds a token which the model does not have.
     """
     limit = context_length(scorer.model)
     for index, (prompt, completion) in enumerate(rows):
         if limit is not None and len(prompt) + len(completion) > limit:
-            raise RowError(
+            raise RowTooLongError(
                 index,
                 f"has {len(prompt)} + {len(completion)} tokens, and the model's context is {limit}. Score shorter "
                 "texts or another model.",

@@ -10,10 +10,11 @@ from accelerate.utils.memory import clear_device_cache
 
 from ..engines.transformers_engine import is_out_of_memory
 from ..rewards import ImplicitReward
-from ..rewards.likelihood import RowError, check_rows, encode_prompts
+from ..rewards.incremental_reward import IncrementalReward
+from ..rewards.likelihood import RowError, RowTooLongError, check_rows, encode_prompts
 from ..sampling import Decoding, row_seed
 from .beam import Beam, SearchResult, kl_bound
-from .samplers import ModelSampler, Row, Sampler
+from .samplers import Continuation, ModelSampler, Row, Sampler
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +159,7 @@ def _search(
     scorer = reward.incremental(scored_prompts)
     # For every prompt that is not done, the parent of each of its rows.
     open_prompts = {index: [index] * settings.first_rows for index in range(len(prompts))}
-    tokens = 0
+    written, tokens = [Continuation([], "", False)] * len(prompts), 0
     while open_prompts:
         length = min(chunk_length, settings.max_new_tokens - tokens)
         tokens += length
@@ -167,25 +168,45 @@ def _search(
             for index, parents in open_prompts.items()
             for slot, parent in enumerate(parents)
         ]
-        written = sampler.extend(rows, length)
+        before, written = written, sampler.extend(rows, length)
         owners = [index for index, parents in open_prompts.items() for _ in parents]
         with _naming(names, prompts, owners):
-            rewards = scorer.score(
-                [row.parent for row in rows],
-                [new.ids if by_ids else new.text for new in written],
-                [new.finished and not isinstance(new.stop_reason, str) for new in written],
-            )
+            rewards, cut = _score(scorer, rows, written, before, by_ids)
         following, first = {}, 0
         for index, parents in open_prompts.items():
             own = slice(first, first + len(parents))
             chosen = beams[index].advance(
-                written[own], rewards[own], tokens=tokens, last=tokens == settings.max_new_tokens
+                written[own],
+                rewards[own],
+                tokens=tokens,
+                last=tokens == settings.max_new_tokens,
+                cut={row - first for row in cut},
             )
             if chosen:
                 following[index] = [first + row for row in chosen for _ in range(settings.successors_per_beam)]
             first += len(parents)
         open_prompts = following
     return [_result(*prompt, settings) for prompt in zip(names, prompts, beams, strict=True)]
+
+
+def _score(
+    scorer: IncrementalReward, rows: list[Row], written: list[Continuation], before: list[Continuation], by_ids: bool
+) -> tuple[list[float], set[int]]:
+    """
+    The rewards of what was written, and the rows that are cut.
+
+    A text may need more of the pair's tokens than the sampler's. A row that the pair has no room for becomes what its
+    parent was, in `before`, which it could read; and there it is cut.
+    """
+    parents, cut = [row.parent for row in rows], set()
+    while True:
+        contents = [new.ids if by_ids else new.text for new in written]
+        finished = [new.finished and not isinstance(new.stop_reason, str) for new in written]
+        try:
+            return scorer.score(parents, contents, finished), cut
+        except RowTooLongError as error:
+            written[error.row] = before[parents[error.row]]
+            cut.add(error.row)
 
 
 def _slot_seed(seed: int, name: str, slot: int) -> int:

@@ -2,7 +2,7 @@
 """Chunk-level beam search of one prompt, free of models: continuations and rewards go in, survivors come out."""
 
 import math
-from collections.abc import Hashable
+from collections.abc import Collection, Hashable
 from dataclasses import dataclass, field
 
 from .samplers import Continuation
@@ -53,7 +53,8 @@ class SearchResult:
         completion_ids (`list[int]`, *optional*):
             Its token ids without the end-of-sequence token, `None` where only text is known. Where a stop string
             begins within a token, the ids end with that token and the text before the string.
-        finish_reason (`str`): `"stop"`, or `"length"` for a completion cut at `max_new_tokens`.
+        finish_reason (`str`):
+            `"stop"`, or `"length"` for a completion cut at `max_new_tokens`, or to what the pair has room for.
         implicit_reward (`float`): Its reward, nats times β.
         trace (`list[TraceStep]`): The beam after each chunk.
         hypotheses (`list[Hypothesis]`): The survivors, best first, then all that were discarded, in their order.
@@ -93,7 +94,13 @@ class Beam:
     trace: list[TraceStep] = field(default_factory=list)
 
     def advance(
-        self, continuations: list[Continuation], rewards: list[float], *, tokens: int, last: bool
+        self,
+        continuations: list[Continuation],
+        rewards: list[float],
+        *,
+        tokens: int,
+        last: bool,
+        cut: Collection[int] = (),
     ) -> list[int]:
         """
         Takes in one chunk and keeps the best.
@@ -107,6 +114,7 @@ class Beam:
             rewards (`list[float]`): Their rewards.
             tokens (`int`): Tokens sampled per row so far.
             last (`bool`): Whether no chunk follows, so that what is not finished is cut.
+            cut (`Collection[int]`, *optional*): The rows that are cut in any case. They come after all others.
 
         Returns:
             `list[int]`: the rows to go on with, best first.
@@ -117,15 +125,15 @@ class Beam:
             if survivor.finish_reason is not None:
                 candidates[_identity(survivor)] = survivor, None
         for row, (new, reward) in enumerate(zip(continuations, rewards, strict=True)):
-            finish_reason = "stop" if new.finished else "length" if last else None
+            finish_reason = "stop" if new.finished else "length" if last or row in cut else None
             hypothesis = Hypothesis(new.text, new.ids, reward, finish_reason, new.stop_reason, chunk)
             candidates.setdefault(_identity(hypothesis), (hypothesis, row))
-        ranked = sorted(candidates.values(), key=lambda candidate: -candidate[0].implicit_reward)
+        ranked = sorted(candidates.values(), key=lambda found: (found[1] in cut, -found[0].implicit_reward))
         kept = ranked[: self.beam_width]
         self.survivors = [hypothesis for hypothesis, _ in kept]
         self.discarded += [hypothesis for hypothesis, _ in ranked[self.beam_width :]]
-        best = [survivor.implicit_reward for survivor in self.survivors]
-        self.trace.append(TraceStep(tokens, best[0], sum(best) / len(best)))
+        rewards = [survivor.implicit_reward for survivor in self.survivors]
+        self.trace.append(TraceStep(tokens, max(rewards), sum(rewards) / len(rewards)))
         return [row for hypothesis, row in kept if hypothesis.finish_reason is None]
 
 

@@ -40,7 +40,8 @@ def weak_to_strong_search(
     an end, nor does one that a stop string ended, since the pair never saw an end there.
 
     With one vocabulary the ids that were sampled are scored. Otherwise their text is, so `model` may be of any family,
-    and each model reads the prompt through its own chat template.
+    and each model reads the prompt through its own chat template. A row whose text outgrows the pair's context is cut
+    to the chunk before, and comes after all that the pair can read.
 
     A row draws its own random numbers. In float32 a result does not depend on the other prompts, nor on `batch_size`;
     with W = K = 1 it is the completion of [`generate_completions`] at the same settings. A batch that does not fit in
