@@ -350,6 +350,19 @@ def test_qlora_in_one_launch_and_by_stages(models, four_bits, tmp_path, caplog):
     assert weights_of(Path(other.args.output_dir))["adapter_model.safetensors"] != whole["adapter_model.safetensors"]
 
 
+def test_the_best_adapter_is_the_result_in_the_dtype_of_training(models, four_bits, tmp_path):
+    best = {"load_best_model_at_end": True, "metric_for_best_model": "loss", "greater_is_better": True}  # the first
+    steps = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1}
+    held_out = chosen_rows(10).select([8, 9])
+    settings = {**best, **steps, "save_total_limit": 2}
+    adapt = {"quantization_config": four_bits, "eval_dataset": held_out}
+    run(tmp_path, str(models / "wide"), lora(), settings=settings, **adapt)
+    adapters = [path / "adapter_model.safetensors" for path in (tmp_path, *sorted(tmp_path.glob("checkpoint-*")))]
+    assert [path.parent.name for path in adapters[1:]] == ["checkpoint-1", "checkpoint-2"]
+    result, first, last = (path.read_bytes() for path in adapters)
+    assert result == first != last
+
+
 @pytest.mark.slow
 def test_qlora_resumes_to_the_same_bytes(models, four_bits, tmp_path):
     adapt = {"peft_config": lora(), "quantization_config": four_bits}
