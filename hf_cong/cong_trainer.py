@@ -275,7 +275,10 @@ class ConGTrainer(PublishesItsRun, MergesItsAdapter, LogsPairs, GroupsByLength, 
         # TRL keeps the scores of the reference beside the dataset: one in memory has no place in another process.
         if args.precompute_ref_log_probs and not dataset.cache_files:
             dataset = share(dataset, self._chain.root / f"given-{content_key(dataset.to_list())}")
-        dataset = super()._prepare_dataset(dataset, processing_class, args, dataset_name)
+        # TRL names those scores by all settings; the margin is added to them afterwards.
+        plain = copy.copy(args)
+        plain.reward_margin = 0.0
+        dataset = super()._prepare_dataset(dataset, processing_class, plain, dataset_name)
         by_length = args.train_sampling_strategy in ("group_by_length", "batch_rebalance")
         return add_lengths(dataset, args.length_column_name) if by_length else dataset
 

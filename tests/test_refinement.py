@@ -346,6 +346,15 @@ def test_the_margin_is_inside_the_loss(tmp_path):
         assert [float(line["loss"]) for line in logs] != pytest.approx(wrong_losses, abs=1e-3)
 
 
+def test_another_margin_asks_the_reference_nothing_again(tmp_path):
+    found = []
+    for margin in (0.3, 0.9):
+        made = trainer(tmp_path, scored_pairs(), weak=False, settings={"reward_margin": margin})
+        found.append((sorted(tmp_path.rglob("cache-*.arrow")), made.train_dataset["ref_chosen_logps"][:]))
+    (before, some), (after, others) = found
+    assert before == after and some != others
+
+
 def test_a_whole_run_puts_the_rewards_of_its_own_pairs_in_the_margin(tmp_path):
     settings = {"reward_margin": 0.5, "loss_type": ["sigmoid", "sft"], "loss_weights": [1.0, 0.0]}
     made = trainer(tmp_path, prompts(12), eval_dataset=prompts(16).select(range(12, 16)), settings=settings)
