@@ -25,6 +25,7 @@ from transformers import (
 )
 from transformers.trainer_utils import TrainOutput
 from trl import DPOTrainer
+from trl.trainer.utils import disable_dropout_in_model
 
 from .adapters import (
     KeepsDtypes,
@@ -286,6 +287,7 @@ class ConGTrainer(PublishesItsRun, MergesItsAdapter, LogsPairs, GroupsByLength, 
         if self._pairs_missing:
             return dataset
         prepare_adapter(self.model)
+        self.model.eval()  # TRL leaves it in training, in which an adapter's dropout would be in the scores
         dataset = super()._precompute_ref_logps(dataset, name, batch_size)
         args = self.args
         return with_margin(dataset, args.reward_margin, args.beta) if args.reward_margin > 0 else dataset
@@ -450,5 +452,7 @@ class ConGTrainer(PublishesItsRun, MergesItsAdapter, LogsPairs, GroupsByLength, 
         """Makes the strong model as it is now the reference of stage II."""
         if is_peft_model(self.model):
             set_reference(self.model)
+            if self.args.disable_dropout:  # as DPOTrainer does, which saw no "ref" yet
+                disable_dropout_in_model(self.model)
         elif self.ref_model is not None:
             self.accelerator.unwrap_model(self.ref_model).load_state_dict(self.model.state_dict())

@@ -84,8 +84,8 @@ def config(output_dir, **overrides):
     )
 
 
-def lora():
-    return LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
+def lora(**overrides):
+    return LoraConfig(**{"r": 4, "target_modules": "all-linear", "task_type": "CAUSAL_LM", **overrides})
 
 
 def trainer(output_dir, train_dataset=None, *, model=None, cls=ConGTrainer, weak=True, settings=None, **kwargs):

@@ -50,6 +50,29 @@ def test_stages_that_were_killed_are_repeated_to_the_same_bytes(recipe, request,
     assert artefacts(tmp_path) == request.getfixturevalue("whole" if processes == 1 else "two")
 
 
+@pytest.fixture
+def interruptible():
+    """Shells start what is in the background deaf to Ctrl-C, which all that it starts inherits."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_ctrl_c_says_one_line_and_the_same_command_goes_on(recipe, whole, tmp_path):
+    for stage in ("decode", "dpo"):
+        process = start(recipe, tmp_path, "all")
+        wait_for(process, lambda: progress_of(tmp_path, stage) >= 4)  # noqa: B023
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=100)
+        assert process.returncode == 130, said[-4000:]
+        assert said.splitlines()[-1].startswith("hf-cong train: interrupted. What was finished is kept")
+        assert "Traceback" not in said and "failed in process" not in said
+        assert f"ConG {stage} begins." in said and f"ConG {stage} ends." not in said
+    launch(recipe, tmp_path, "all")
+    assert artefacts(tmp_path) == whole
+
+
 def difference(one, other):
     """
     The largest and the mean distance of two checkpoints' weights.
