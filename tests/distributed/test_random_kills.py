@@ -20,7 +20,7 @@ MOMENTS = [
     for done in sorted(_RANDOM.sample(range(1, 19), kills))
 ]
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 @pytest.fixture(scope="module")
