@@ -170,7 +170,7 @@ def generate_completions(
 
     if any(name not in done for name in names):
         loaded = loaded or as_engine(engine())
-        facts = {**(facts or loaded.describe()), "writer": type(loaded).__name__}
+        facts = {**(facts or loaded.describe()), "writer": loaded.writer}
         # Journals that were begun before there was this check do not say what writes them.
         if header is not None and "writer" in header["provenance"]["engine"]:
             check_identity({"writer": facts["writer"]}, header["provenance"]["engine"], output_dir)

@@ -239,6 +239,6 @@ for module in ("lm", "metrics", "judges"):
     lines = run.stderr.splitlines()
     ends = {line.rsplit(" ", 1)[0]: int(line[-1]) for line in lines if line.rsplit(" ", 1)[0] in commands}
     assert ends == {"server": 2, "eval": 2, "no reward model": 2, "nothing": 0}
-    refusals = [line for line in lines if "pip install" in line]
+    refusals = [line for line in lines if 'pip install "hf-cong' in line]
     extras = [re.search(r'`pip install "hf-cong\[(\w+)\]"`\.$', line)[1] for line in refusals]
     assert extras == ["server", "eval", "eval", "eval", "server"]

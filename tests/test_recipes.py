@@ -23,7 +23,9 @@ from hf_cong.arguments import (
     ExportArguments,
     GenerateArguments,
     JudgeArguments,
+    PlotArguments,
     PublishArguments,
+    RoundsArguments,
     SearchArguments,
     SweepArguments,
 )
@@ -33,7 +35,7 @@ from hf_cong.recipes import parse
 from hf_cong.search.run import METHODS
 
 ALL = Path(__file__).parents[1] / "recipes"
-TRAIN = (ScriptArguments, ConGConfig, ModelConfig)
+TRAIN = (ScriptArguments, ConGConfig, ModelConfig, RoundsArguments)
 # Every recipe is named after what it is for.
 ARGUMENTS = {
     "weak_dpo": TRAIN,
@@ -65,6 +67,7 @@ CALLS = {
     "compress": (CompressArguments,),
     "publish": (PublishArguments,),
     "bench": (BenchArguments,),
+    "plot": (PlotArguments,),
 }
 LAUNCHES = sorted((ALL / "accelerate").glob("*.yaml"))
 RECIPES = sorted(path for path in ALL.glob("*/*.yaml") if path not in LAUNCHES)
@@ -171,6 +174,8 @@ def test_every_command_that_is_shown_parses(path):
             assert ALL.parent / words[words.index("--config_file") + 1] in LAUNCHES
         if script := re.search(r"python (?:-m )?(recipes[./]\S+)", " ".join(words)):
             text = (ALL.parent / (script[1].removesuffix(".py").replace(".", "/") + ".py")).read_text()
+            if "read_arguments" in text:
+                text = (ALL / "compare" / "trials.py").read_text()
             assert {word for word in words if word.startswith("--")} <= set(re.findall(r"--\w+", text))
 
 
@@ -234,7 +239,7 @@ PAPER = {
 @pytest.mark.parametrize("family", PAPER)
 def test_the_papers_recipes_hold_the_papers_numbers(family):
     def parsed(name):
-        _, config, model = parse(TRAIN, ["--config", str(ALL / family / f"{name}.yaml"), *ON_CPU], prog="x")
+        _, config, model, _ = parse(TRAIN, ["--config", str(ALL / family / f"{name}.yaml"), *ON_CPU], prog="x")
         assert not model.use_peft and model.dtype == "float32"
         rows = 4 * config.per_device_train_batch_size * config.gradient_accumulation_steps
         return config, rows

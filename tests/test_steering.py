@@ -165,7 +165,7 @@ def test_what_one_engine_has_begun_another_does_not_go_on_with(tmp_path):
     assert generate_completions(prompts(4), searching, output_dir=tmp_path / "a", **settings).to_list() == [*whole]
     (tmp_path / "a" / "manifest.json").unlink()
     journal.write_bytes(b"".join(journal.read_bytes().splitlines(keepends=True)[:3]))
-    with pytest.raises(ValueError, match="`writer` 'TransformersEngine' there, 'SearchEngine' here"):
+    with pytest.raises(ValueError, match="`writer` 'transformers' there, 'search' here"):
         generate_completions(prompts(4), searching, output_dir=tmp_path / "a", **settings)
     assert generate_completions(prompts(4), strong, output_dir=tmp_path / "a", **settings).to_list() == [*whole]
 

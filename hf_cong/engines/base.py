@@ -33,9 +33,11 @@ class Engine(abc.ABC):
         batch_size (`int`): Prompts per batch where the user names no number.
         independent_rows (`bool`):
             Whether each prompt is asked for alone, so that neither the batches nor their size are part of a run.
+        writer (`str`): What no engine of another kind goes on with, since it would write other tokens.
     """
 
     batch_size: int
+    writer: str
     independent_rows = False
 
     @abc.abstractmethod

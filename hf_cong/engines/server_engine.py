@@ -43,6 +43,7 @@ class ServerEngine(Engine):
             no header can carry the key.
     """
 
+    writer = "server"
     batch_size = 64
     independent_rows = True
 

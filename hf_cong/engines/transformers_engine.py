@@ -52,6 +52,7 @@ class TransformersEngine(Engine):
         ValueError: if it is an encoder-decoder.
     """
 
+    writer = "transformers"
     batch_size = 8
 
     def __init__(self, model: PreTrainedModel | PeftModel):

@@ -27,6 +27,7 @@ class VllmEngine(Engine):
             The engine. α, β and τ are fixed when it is made: `LLM(..., hf_overrides={"alpha": 0.5})`.
     """
 
+    writer = "vllm"
     batch_size = 256
 
     def __init__(self, llm: vllm.LLM):

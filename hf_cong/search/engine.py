@@ -41,6 +41,7 @@ class SearchEngine(Engine):
     ```
     """
 
+    writer = "search"
     batch_size = 8
 
     def __init__(

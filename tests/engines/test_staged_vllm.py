@@ -112,7 +112,7 @@ def test_steered_completions_are_those_of_transformers(family, tmp_path):
         assert completions(there, "decode", split)[0] == completions(here, "decode", split)[0]
     written, facts = completions(there, "decode")
     assert {reason for _, reason in written.values()} == {"stop", "length"}
-    assert facts["vllm"] and facts["writer"] == "VllmEngine" and facts["beta"] == 2.0
+    assert facts["vllm"] and facts["writer"] == "vllm" and facts["beta"] == 2.0
 
     ends = {first[3], second[6], tokenizer.eos_token_id}
     assert list(written.values()) == recomputed(2.0, ends) != recomputed(1.0, ends)
@@ -278,7 +278,7 @@ def test_killed_while_vllm_writes(recipe, tmp_path, capsys):
         process.communicate()
         assert not list((tmp_path / "cut").glob(f"_cong/{stage}-*/manifest.json"))
         assert main(command(recipe, tmp_path / "cut", stage, *options)) == 2
-        assert "`writer` 'VllmEngine' there, 'TransformersEngine' here" in capsys.readouterr().err
+        assert "`writer` 'vllm' there, 'transformers' here" in capsys.readouterr().err
         if stage == "decode":
             (weights,) = (tmp_path / "cut").glob("_cong/pair-*/model.safetensors")
             weights.write_bytes(weights.read_bytes()[:-1])
