@@ -525,15 +525,8 @@ KILLS = {
 }
 
 
-@pytest.mark.parametrize(
-    "stage",
-    [
-        pytest.param("decode", marks=pytest.mark.slow),
-        "sft",
-        pytest.param("sample", marks=pytest.mark.slow),
-        pytest.param("dpo", marks=pytest.mark.slow),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", ["decode", "sft", "sample", "dpo"])
 def test_killed_and_resumed_ends_with_the_same_weights(tmp_path, uninterrupted, stage):
     reached, unfinished = KILLS[stage]
     log = open(tmp_path / "log", "w")  # noqa: SIM115
@@ -791,6 +784,7 @@ def _kindness(texts):
     return text.count("kind") / max(1, text.count("kind") + text.count("rude"))
 
 
+@pytest.mark.slow
 def test_alignment_transfers_to_the_strong_model(tmp_path):
     tokenizer = tiny_tokenizer()
     reference = _teach(weak_pair()[0], tokenizer, _toy_rows(300, 1, 0.3), 120, 5e-3)

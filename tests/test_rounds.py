@@ -79,7 +79,7 @@ class FirstSteps(TrainerCallback):
             self.lines.append({name: float(logs[name]) for name in ("rewards/chosen", "rewards/rejected")})
 
 
-@pytest.mark.parametrize("with_lora", [False, True])
+@pytest.mark.parametrize("with_lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_one_round_is_cong_trainer(names, tmp_path, with_lora):
     def adapter():
         return {"peft_config": lora() if with_lora else None}
@@ -100,7 +100,9 @@ def test_one_round_is_cong_trainer(names, tmp_path, with_lora):
     assert weights(run(names, tmp_path / "other", num_rounds=1, settings={"seed": 1}, **adapter())) != weights(plain)
 
 
-@pytest.mark.parametrize("kind", ["full", "lora", "no copy"])
+@pytest.mark.parametrize(
+    "kind", ["full", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("lora", "no copy"))]
+)
 def test_the_reference_of_a_round_is_what_its_stage_one_leaves(names, tmp_path, kind, monkeypatch):
     steps = FirstSteps()
     options = {"num_rounds": 3, "callbacks": [steps], "peft_config": lora() if kind == "lora" else None}
