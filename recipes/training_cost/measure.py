@@ -3,21 +3,24 @@
 
     python recipes/training_cost/measure.py --output_dir runs/training_cost
 
-A random Qwen2; the runs of the two sides alternate in one process, and each pair of neighbours gives one ratio. Writes
-`results.json` and `results.md`. The machine must do nothing else.
+A random Qwen2. Each side trains in a process of its own, and the two take turns, a few steps each, so that whatever
+else slows the machine down for a while slows both. Writes `results.json` and `results.md`.
 """
 
 import argparse
-import gc
+import functools
+import itertools
 import json
+import multiprocessing
 import statistics
 import tempfile
 import time
 from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.synchronize import Barrier, Semaphore
 from pathlib import Path
 
 import torch
-from accelerate.utils.memory import clear_device_cache
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM, TrainerCallback
@@ -25,6 +28,7 @@ from trl import DPOConfig, DPOTrainer, SFTConfig, SFTTrainer
 
 from hf_cong import ConGConfig, ConGTrainer
 from hf_cong.memory import peak_gib, peak_is_of, reset_peak
+from hf_cong.report.statistics import mean_interval
 from hf_cong.report.tables import render_table
 from hf_cong.timing import hardware
 
@@ -74,22 +78,47 @@ def random_pairs(args: argparse.Namespace) -> Dataset:
     )
 
 
-class Seen(TrainerCallback):
-    """What stage I says at its end."""
+class Turns:
+    """Lets one of two processes work at a time."""
+
+    def __init__(self, own: Semaphore, other: Semaphore):
+        self.own, self.other, self.waited = own, other, 0.0
+
+    def pass_on(self) -> None:
+        begin = time.perf_counter()
+        self.other.release()
+        self.own.acquire()
+        self.waited += time.perf_counter() - begin
+
+    def now(self) -> float:
+        """Seconds, of which those that this process waited do not count."""
+        return time.perf_counter() - self.waited
+
+
+class PassesOn(TrainerCallback):
+    """Times a training from one line of its log to the next, and passes on there. Its last line says how it was."""
+
+    def __init__(self, turns: Turns, prefix: str = ""):
+        self.turns, self.prefix, self.times = turns, prefix, []
 
     def on_log(self, args, state, control, logs=None, **kwargs):
-        if "sft/train_runtime" in logs:
-            self.seconds, self.loss = logs["sft/train_runtime"], logs["sft/train_loss"]
-            self.peak = logs["memory/sft_peak_gib"]
+        if f"{self.prefix}loss" in logs:
+            self.times.append(self.turns.now())
+            self.turns.pass_on()
+        if f"{self.prefix}train_loss" in logs:
+            self.loss = logs[f"{self.prefix}train_loss"]
+
+    def seconds(self) -> list[float]:
+        return [later - earlier for earlier, later in itertools.pairwise(self.times)]
 
 
 class TimesStageOne(ConGTrainer):
-    """Times its stage I as a whole."""
+    """Measures its stage I as a whole."""
 
     def _fine_tune(self, rows):
-        begin = time.perf_counter()
+        begin = self.turns.now()
         policy = super()._fine_tune(rows)
-        self.seconds = time.perf_counter() - begin
+        self.found = {"whole": self.turns.now() - begin, "peak": peak_gib()}
         return policy
 
 
@@ -112,25 +141,28 @@ def settings(args: argparse.Namespace, directory: str) -> dict:
     }
 
 
-def sft_alone(args: argparse.Namespace, pairs: Dataset, directory: str) -> dict:
+def sft_alone(args: argparse.Namespace, pairs: Dataset, directory: str, turns: Turns) -> dict:
     """`SFTTrainer`, and its model saved, as stage I saves it."""
-    model, tokenizer = random_model(args), word_tokenizer(args.vocab_size)
+    model, tokenizer, training = random_model(args), word_tokenizer(args.vocab_size), PassesOn(turns)
     rows = pairs.select_columns(["prompt", "chosen"]).rename_column("chosen", "completion")
     reset_peak()
-    begin = time.perf_counter()
+    begin = turns.now()
     trainer = SFTTrainer(
-        model, args=SFTConfig(**settings(args, directory)), train_dataset=rows, processing_class=tokenizer
+        model,
+        args=SFTConfig(**settings(args, directory)),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        callbacks=[training],
     )
-    found = trainer.train().metrics
+    trainer.train()
     peak = peak_gib()
     trainer.save_model(f"{directory}/final")
-    whole = time.perf_counter() - begin
-    return {"training": found["train_runtime"], "whole": whole, "peak": peak, "loss": found["train_loss"]}
+    return {"seconds": training.seconds(), "loss": training.loss, "whole": turns.now() - begin, "peak": peak}
 
 
-def sft_of_cong(args: argparse.Namespace, pairs: Dataset, directory: str) -> dict:
+def sft_of_cong(args: argparse.Namespace, pairs: Dataset, directory: str, turns: Turns) -> dict:
     """Stage I of a run whose other stages do next to nothing: one token of each prompt, one step of DPO."""
-    seen = Seen()
+    training = PassesOn(turns, "sft/")
     own = settings(args, directory)
     own |= {"sft_learning_rate": own["learning_rate"], "sft_num_train_epochs": 1, "max_steps": 1, "max_new_tokens": 1}
     trainer = TimesStageOne(
@@ -138,52 +170,75 @@ def sft_of_cong(args: argparse.Namespace, pairs: Dataset, directory: str) -> dic
         args=ConGConfig(**own, generation_batch_size=256),
         train_dataset=pairs.select_columns(["prompt", "chosen"]),
         processing_class=word_tokenizer(args.vocab_size),
-        callbacks=[seen],
+        callbacks=[training],
     )
+    trainer.turns = turns
     trainer.train()
-    return {"training": seen.seconds, "whole": trainer.seconds, "peak": seen.peak, "loss": seen.loss}
+    return {"seconds": training.seconds(), "loss": training.loss, **trainer.found}
 
 
-def dpo(cls: type, config: type, args: argparse.Namespace, pairs: Dataset, directory: str) -> dict:
+def dpo(cls: type, config: type, args: argparse.Namespace, pairs: Dataset, directory: str, turns: Turns) -> dict:
     """Either trainer, given the pairs; both score them with the reference once, before."""
-    model, tokenizer = random_model(args), word_tokenizer(args.vocab_size)
+    model, tokenizer, training = random_model(args), word_tokenizer(args.vocab_size), PassesOn(turns)
     reset_peak()
-    begin = time.perf_counter()
+    begin = turns.now()
     arguments = config(**settings(args, directory), beta=0.5, precompute_ref_log_probs=True)
-    trainer = cls(model, args=arguments, train_dataset=pairs, processing_class=tokenizer)
-    found = trainer.train().metrics
-    peak, whole = peak_gib(), time.perf_counter() - begin
-    return {"training": found["train_runtime"], "whole": whole, "peak": peak, "loss": found["train_loss"]}
+    trainer = cls(model, args=arguments, train_dataset=pairs, processing_class=tokenizer, callbacks=[training])
+    trainer.train()
+    return {"seconds": training.seconds(), "loss": training.loss, "whole": turns.now() - begin, "peak": peak_gib()}
 
 
 SIDES: dict[str, tuple[Callable, Callable]] = {
     "I": (sft_alone, sft_of_cong),
-    "II": (
-        lambda *given: dpo(DPOTrainer, DPOConfig, *given),
-        lambda *given: dpo(ConGTrainer, ConGConfig, *given),
-    ),
+    "II": (functools.partial(dpo, DPOTrainer, DPOConfig), functools.partial(dpo, ConGTrainer, ConGConfig)),
 }
 NAMES = {"I": ("SFTTrainer", "ConG, stage I"), "II": ("DPOTrainer", "ConG, stage II")}
 
 
-def once(side: Callable, args: argparse.Namespace, pairs: Dataset) -> dict:
-    gc.collect()
-    clear_device_cache(garbage_collection=True)
+def work(
+    side: Callable, args: argparse.Namespace, ready: Barrier, own: Semaphore, other: Semaphore, answer: Connection
+) -> None:
+    """One side, in its process."""
+    torch.set_num_threads(args.threads)
+    pairs = random_pairs(args)
+    ready.wait()
+    own.acquire()
     with tempfile.TemporaryDirectory() as directory:
-        return side(args, pairs, directory)
+        answer.send(side(args, pairs, directory, Turns(own, other)))
+    other.release()
+
+
+def side_by_side(sides: tuple[Callable, Callable], args: argparse.Namespace, first: int) -> list[dict]:
+    """Both sides in turns; `first` begins."""
+    context = multiprocessing.get_context("spawn")
+    ready = context.Barrier(2)
+    turns = [context.Semaphore(int(side == first)) for side in (0, 1)]
+    answers, processes = [], []
+    for number, side in enumerate(sides):
+        receive, send = context.Pipe(duplex=False)
+        given = (side, args, ready, turns[number], turns[1 - number], send)
+        processes.append(context.Process(target=work, args=given, daemon=True))
+        processes[-1].start()
+        send.close()  # so that the answer of a process that fails ends, too
+        answers.append(receive)
+    ready = {answer: None for answer in answers}
+    while waiting := [answer for answer, found in ready.items() if found is None]:
+        for answer in wait(waiting):
+            ready[answer] = answer.recv()  # EOFError: that side failed, and said why
+    for process in processes:
+        process.join()
+    return list(ready.values())
 
 
 def measure(args: argparse.Namespace) -> dict:
-    pairs, runs = random_pairs(args), {}
-    for stage, sides in SIDES.items():
-        for side in sides:  # what is compiled or cached at first use
-            once(side, argparse.Namespace(**{**vars(args), "steps": 2}), pairs.select(range(2 * args.batch_size)))
-        runs[stage] = []
-        for repeat in range(args.repeats):
-            first = repeat % 2  # A B, B A, A B, ...: what drifts favours neither
-            two = {number: once(sides[number], args, pairs) for number in (first, 1 - first)}
-            runs[stage].append([two[0], two[1]])
-            print(f"stage {stage}, pair {repeat + 1} of {args.repeats}: {two}", flush=True)
+    runs = {stage: [] for stage in SIDES}
+    for repeat in range(args.repeats):
+        for stage, sides in SIDES.items():
+            runs[stage].append(side_by_side(sides, args, first=repeat % 2))
+            print(
+                f"Stage {stage}, {repeat + 1} of {args.repeats}: throughput, ratio {ratio(runs[stage][-1]):.3f}",
+                flush=True,
+            )
     return {
         "settings": {name: value for name, value in vars(args).items() if name != "output_dir"},
         "hardware": hardware(torch.device(args.device)),
@@ -194,22 +249,24 @@ def measure(args: argparse.Namespace) -> dict:
     }
 
 
+def ratio(two: list[dict]) -> float:
+    """Throughput of ConG, as a share of the other's."""
+    alone, cong = (sum(side["seconds"]) for side in two)
+    return alone / cong
+
+
 def compare(found: list[list[dict]], args: argparse.Namespace) -> dict:
-    """Medians of both sides, and of the ratios of neighbours; the range of n ratios is an interval of their median."""
-    rows = args.steps * args.batch_size
+    """Medians of both sides; the means of the ratios over pairs of processes, with intervals of 95%."""
+    steps = args.logging_steps * len(found[0][0]["seconds"])
     return {
-        "rows per second": [statistics.median(rows / two[side]["training"] for two in found) for side in (0, 1)],
-        "training": ratios(found, "training"),
-        "whole": ratios(found, "whole"),
+        "rows per second": [
+            steps * args.batch_size / statistics.median(sum(two[side]["seconds"]) for two in found) for side in (0, 1)
+        ],
+        "throughput": mean_interval([ratio(two) for two in found])._asdict(),
+        "whole": mean_interval([alone["whole"] / cong["whole"] for alone, cong in found])._asdict(),
         "peak GiB": [statistics.median(two[side]["peak"] for two in found) for side in (0, 1)],
         "same loss": all(two[0]["loss"] == two[1]["loss"] for two in found),
-        "covered": 1 - 2 ** (1 - len(found)),  # the median lies outside if all fall on one side of it
     }
-
-
-def ratios(found: list[list[dict]], name: str) -> dict:
-    each = [alone[name] / cong[name] for alone, cong in found]
-    return {"median": statistics.median(each), "low": min(each), "high": max(each)}
 
 
 def table(results: dict) -> str:
@@ -217,9 +274,8 @@ def table(results: dict) -> str:
     for stage, found in results["comparisons"].items():
         for side, name in enumerate(NAMES[stage]):
             row = {"trainer": name, "rows per second": f"{found['rows per second'][side]:.2f}"}
-            for kind, title in {"training": "throughput, ratio", "whole": "with set-up and saving, ratio"}.items():
-                ratio = found[kind]
-                row[title] = f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]" if side else "1"
+            for kind, title in {"throughput": "throughput, ratio", "whole": "with set-up and saving, ratio"}.items():
+                row[title] = "{mean:.3f} [{low:.3f}, {high:.3f}]".format(**found[kind]) if side else "1"
             rows.append({**row, "peak memory, GiB": f"{found['peak GiB'][side]:.2f}"})
     return render_table(rows, markdown=True) + "\n"
 
@@ -236,13 +292,12 @@ def main() -> None:
     parser.add_argument("--prompt_length", type=int, default=16, help="in tokens, at most")
     parser.add_argument("--completion_length", type=int, default=32, help="in tokens, at most")
     parser.add_argument("--batch_size", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=16, help="of each run")
-    parser.add_argument("--logging_steps", type=int, default=10)
+    parser.add_argument("--steps", type=int, default=48, help="of each run")
+    parser.add_argument("--logging_steps", type=int, default=4)
     parser.add_argument("--learning_rate", type=float, default=1e-5)
-    parser.add_argument("--repeats", type=int, default=6, help="pairs of runs for each stage")
+    parser.add_argument("--repeats", type=int, default=6, help="pairs of processes for each stage")
     args = parser.parse_args()
 
-    torch.set_num_threads(args.threads)
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
     results = measure(args)
