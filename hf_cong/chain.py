@@ -322,7 +322,7 @@ class Chain:
         leave_out, facts = {}, []
         if self.refinement.compares:
             chosen, rejected, leave_out = self.refinement.compare(name, chosen, rejected, scorer)
-        if {"reward"} <= set(chosen.column_names) & set(rejected.column_names):
+        if "reward" in chosen.column_names and "reward" in rejected.column_names:
             facts = [chosen["reward"][:], rejected["reward"][:], leave_out]
         key = content_key(policy, data_rows(chosen), data_rows(rejected), self.args.max_length, *facts)
         directory = self.root / f"pairs-{name}-{key}"

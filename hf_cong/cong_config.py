@@ -109,9 +109,10 @@ class ConGConfig(DPOConfig):
             length-controlled reward is kept.
         chosen_share (`float`, *optional*, defaults to `1.0`):
             In (0, 1]: the share of the chosen completions to keep, those with the highest length-controlled reward
-            (of several samples, of the best).
+            (of several samples, of the best), of evaluation data too.
         drop_contradicting (`bool`, *optional*, defaults to `False`):
-            Whether to drop the pairs whose rejected completion has the higher length-controlled reward.
+            Whether to drop the pairs whose rejected completion has the higher length-controlled reward, of evaluation
+            data too.
         reward_margin (`float`, *optional*, defaults to `0.0`):
             γ, at least 0. Stage II asks of each pair the margin m = γ·(r(chosen) − r(rejected)), of plain rewards in
             nats: its loss is −log σ(β·Δ − m). `rewards/chosen`, and so `rewards/margins` and `rewards/accuracies`, are

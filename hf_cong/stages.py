@@ -139,6 +139,7 @@ def check_shared(directory: Path) -> None:
     if state.num_processes == 1:
         return
     if state.is_main_process:
+        fresh = not directory.exists()
         directory.mkdir(parents=True, exist_ok=True)
         mark.touch()
     state.wait_for_everyone()
@@ -146,6 +147,8 @@ def check_shared(directory: Path) -> None:
     state.wait_for_everyone()
     if state.is_main_process:
         mark.unlink()
+        if fresh:
+            directory.rmdir()  # what is refused later leaves nothing
     if not seen:
         raise ValueError(
             f"`output_dir` is {str(directory.parent)[:80]!r}, and what the main process writes there process "

@@ -426,7 +426,7 @@ PACKING = {"packing": True, "max_length": 128, "per_device_train_batch_size": 1}
 @pytest.mark.parametrize(
     ("sft_kwargs", "step"),
     [
-        (PACKING, 4),
+        pytest.param(PACKING, 4, marks=pytest.mark.slow),
         pytest.param({**PACKING, "packing_strategy": "bfd_split"}, 4, marks=pytest.mark.slow),
         pytest.param({**PACKING, "packing_strategy": "wrapped"}, 4, marks=pytest.mark.slow),
         pytest.param({"padding_free": True, "pad_to_multiple_of": 8}, 8, marks=pytest.mark.slow),

@@ -150,6 +150,7 @@ def test_either_of_them_of_the_same_run_and_one_at_a_time(models, tmp_path):
     assert not {"config.json", "model.safetensors"} & files(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_model_in_memory_without_a_name(tmp_path):
     made = run(tmp_path / "memory", strong_model(), lora(), settings={"merge_adapter": True})
     assert distance(AutoModelForCausalLM.from_pretrained(tmp_path / "memory"), made.model) < 1e-5
@@ -244,6 +245,7 @@ def given(models, tmp_path_factory):
     return directory
 
 
+@pytest.mark.slow
 def test_an_adapter_by_its_name_goes_on_training(models, given, tmp_path):
     once = at_once(models, tmp_path / "once", given)
     assert abs(float(first_step(once)["rewards/chosen"])) < 1e-5

@@ -354,6 +354,7 @@ def test_dtype_reaches_every_member(tmp_path):
     assert greedy(loaded, 4) == greedy(model, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_load_without_hf_cong_through_remote_code(tmp_path, lora):
     adapted, policy, reference = tiny_lora("mistral")

@@ -292,6 +292,7 @@ def test_a_pair_that_lacks_weights_is_refused(tmp_path):
         AutoModelForCausalLM.from_pretrained(tmp_path)
 
 
+@pytest.mark.slow
 def test_load_without_hf_cong_and_peft_through_remote_code(tmp_path):
     adapted, policy, reference = tiny_lora("mistral")
     ContrastivePairForCausalLM.from_pair(adapted).save_pretrained(tmp_path / "pair")

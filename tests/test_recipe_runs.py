@@ -207,7 +207,13 @@ def ran(world):
     return run_family
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+def in_time(*families):
+    """By default the family of adapters, whose recipes are unlike the others, and the smallest."""
+    swift = ("qwen2.5-small", "sandbox")
+    return [pytest.param(family, marks=() if family in swift else pytest.mark.slow) for family in families]
+
+
+@pytest.mark.parametrize("family", in_time(*FAMILIES))
 def test_stage_by_stage_every_recipe_runs_on_what_the_one_before_left(ran, family):
     runs = ran(family)
     data = runs.parent / SHARED.get(family, family)
@@ -224,7 +230,7 @@ def test_stage_by_stage_every_recipe_runs_on_what_the_one_before_left(ran, famil
     assert sft.keys() == dpo.keys() and not same(sft, dpo)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", in_time(*FAMILIES))
 def test_the_stages_one_by_one_and_in_one_go_end_with_the_same_weights(ran, family):
     runs = ran(family)
     (stage_one,) = (runs / "cong/_cong").glob("sft-*/final")
@@ -248,6 +254,7 @@ def test_the_recipe_of_one_go_runs_in_a_launch_for_each_stage(ran, family):
     assert same(weights(runs / "launched"), weights(runs / "cong"))
 
 
+@pytest.mark.slow
 def test_qlora_ends_with_a_merged_model(ran, world):
     pytest.importorskip("bitsandbytes", reason="4-bit weights need bitsandbytes")
     runs = ran("qwen2.5")
@@ -284,12 +291,6 @@ def test_the_readmes_line_fixes_the_date_of_a_template(family):
 
 def readme_of(family):
     return (RECIPES / family / "README.md").read_text()
-
-
-def in_time(*families):
-    """Commands that draw take seconds: by default for the family of adapters, whose recipes are unlike the others."""
-    swift = ("qwen2.5-small", "sandbox")
-    return [pytest.param(family, marks=() if family in swift else pytest.mark.slow) for family in families]
 
 
 @pytest.mark.parametrize("family", in_time("qwen2.5", "llama3", "qwen2.5-small"))

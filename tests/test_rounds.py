@@ -188,6 +188,7 @@ def test_one_adapter_on_the_original_base(names, tmp_path):
     assert weights(again) == weights(last)
 
 
+@pytest.mark.slow
 def test_later_rounds_without_stage_one(names, tmp_path):
     steps, (policy, reference) = FirstSteps(), weak_pair()  # in memory, and so in both rounds
     weak = {"weak_model": policy, "weak_reference_model": reference, "weak_processing_class": tiny_tokenizer()}
@@ -196,6 +197,7 @@ def test_later_rounds_without_stage_one(names, tmp_path):
     assert all(abs(value) <= 1e-5 for line in steps.lines for value in line.values())
 
 
+@pytest.mark.slow
 def test_given_completions_and_a_steered_strong_model(names, tmp_path):
     run(names, tmp_path / "given", chosen_rows(8))
     given = [written(place, "sample") for place in (tmp_path / "given" / "round-1", tmp_path / "given")]
@@ -371,6 +373,7 @@ def test_other_things_than_names_are_refused(names, tmp_path):
         train_rounds(str(names / "strong"), {}, prompts(4), num_rounds=2)
 
 
+@pytest.mark.slow
 def test_the_last_round_is_what_is_published(hub, names, tmp_path):
     settings = {"push_to_hub": True, "hub_model_id": "alice/of-two-rounds", "push_stages_to_hub": True}
     run(names, tmp_path, settings=settings)

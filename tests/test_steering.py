@@ -43,7 +43,7 @@ def recomputed(greedy, *models, **settings):
     return found
 
 
-@pytest.mark.parametrize("with_lora", [False, True])
+@pytest.mark.parametrize("with_lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("family", ["llama", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_chosen_and_rejected_are_those_of_the_untouched_model(tmp_path, family, with_lora):
     def run(name, **settings):

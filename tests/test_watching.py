@@ -410,6 +410,7 @@ def test_a_table_shows_what_the_policy_writes(tmp_path, done):
     assert before != last  # of a policy that was one step younger
 
 
+@pytest.mark.slow
 def test_several_evaluation_sets_make_one_table_of_at_most_eight_each(tmp_path, capsys):
     evals = {"a": held_out(10), "b": prompts(30).select(range(27, 30))}
     run(tmp_path, eval_dataset=evals, log_completions=True, eval_steps=3)

@@ -75,7 +75,7 @@ def artefacts(output_dir):
     return {path.relative_to(output_dir).as_posix(): path.read_bytes() for path in files}
 
 
-@pytest.mark.parametrize("with_lora", [False, True])
+@pytest.mark.parametrize("with_lora", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_launches_by_stage_leave_the_bytes_of_one_launch(models, tmp_path, with_lora):
     # Dropout that shows in the scores of the reference, if anything draws it there.
     peft = [lora(lora_dropout=0.3) if with_lora else None for _ in range(2)]
@@ -153,12 +153,14 @@ def test_a_stage_has_nothing_to_do_if_its_columns_are_there(models, tmp_path, ca
     assert len({hash_module(made.model) for made in given}) == 1
 
 
+@pytest.mark.slow
 def test_lora_without_stage_one(models, tmp_path):
     for name, run in (("once", at_once), ("staged", by_stages)):
         run(models, tmp_path / name, data=chosen_rows(6), peft_config=lora(), sft_num_train_epochs=0)
     assert artefacts(tmp_path / "once") == artefacts(tmp_path / "staged")
 
 
+@pytest.mark.slow
 def test_the_rows_of_an_update_may_be_cut_otherwise_on_the_way(models, tmp_path):
     """As for another number of processes. A number of rows that is another one makes another run."""
     whole, halved = {"per_device_train_batch_size": 4}, {"per_device_train_batch_size": 2}

@@ -206,7 +206,9 @@ def small():
     return Subject("gemma3", vocab_size=6)
 
 
-@pytest.mark.parametrize("kind", ["policy", "sibling", "lookup"])
+@pytest.mark.parametrize(
+    "kind", ["policy", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("sibling", "lookup"))]
+)
 def test_sampling_follows_the_oracle(small, kind):
     assert surprise(small, **drafts(kind, small)) > 0.01
     assert 200 // (DRAFT + 1) < small.forwards < 200

@@ -37,6 +37,7 @@ def check(rows, limit):
             assert row["difference"]["documents"] == row["documents"] and row["difference"]["low"] is not None
 
 
+@pytest.mark.slow
 def test_real_task_files_run_for_every_kind_of_system(benchmarks, tmp_path):
     names = write_systems(tmp_path / "systems", max_position_embeddings=8192)
     tasks = ["arc_challenge", "winogrande", "gsm8k"]

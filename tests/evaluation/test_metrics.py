@@ -280,6 +280,7 @@ def test_an_unknown_name_is_refused():
             metrics.load(name)
 
 
+@pytest.mark.slow
 def test_all_load_without_network_or_cache(tmp_path):
     script = (
         "import evaluate, sys\n"

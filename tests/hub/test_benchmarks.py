@@ -77,6 +77,7 @@ def test_all_tasks_run_and_score(examined):
         assert contexts[task].count("\n\n") >= shots
 
 
+@pytest.mark.slow
 def test_wrong_answers_count_as_wrong(examined):
     scores, _ = examined(knows=False)
     assert scores == dict.fromkeys(METRICS, 0.0)

@@ -190,6 +190,7 @@ def test_killed_and_resumed_pushes_nothing_twice(tmp_path, hub, where):
     assert manifest_of(tmp_path / "whole") == after
 
 
+@pytest.mark.slow
 def test_the_run_may_go_on_elsewhere(tmp_path, hub):
     """The same run in a new directory is the same run to the Hub."""
     for place in ("here", "there"):
