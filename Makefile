@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/hf-cong demo --output_dir runs/demo
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

@@ -9,7 +9,7 @@ from .processes import fork, on_cpu
 def test_machines_that_do_not_share_output_dir_are_refused(tmp_path, capfd):
     rows = pairs(4)
     assert fork(2, lambda rank: Chain(config(tmp_path / "one"), rows)) == [0, 0]
-    assert not list((tmp_path / "one" / "_cong").iterdir())  # nothing stays behind
+    assert not (tmp_path / "one" / "_cong").exists()  # nothing stays behind
     assert "ValueError" not in capfd.readouterr().err
 
     assert fork(2, lambda rank: Chain(config(tmp_path / f"machine-{rank}"), rows)) == [0, 1]

@@ -83,6 +83,7 @@ def test_the_first_loss_is_what_the_definition_says(whole):
     assert float(first["loss"]) == pytest.approx(expected, abs=1e-4)
 
 
+@pytest.mark.slow
 def test_from_a_recipe_in_one_launch_and_by_stages(whole, names, tmp_path):
     loss, trainer = whole
     recipe = {

@@ -48,6 +48,7 @@ _FAMILIES = {
     ),
 }
 FAMILIES = tuple(_FAMILIES)
+ALIKE = ("qwen2", "gemma2", "qwen3", "mistral", "qwen3_moe", "gpt_oss")  # show what others of their kind do
 
 
 def tiny_config(family: str, **overrides) -> transformers.PreTrainedConfig:

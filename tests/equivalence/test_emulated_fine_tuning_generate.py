@@ -15,7 +15,7 @@ from hf_cong import (
 from hf_cong.pair import modeling_stacks
 from tests.equivalence.test_pair_generate import GREEDY, NEW, PROMPTS, left_pad
 from tests.oracle import eft_beams, eft_greedy, eft_logps
-from tests.tiny import FAMILIES, tiny_base, tiny_lora, tiny_model, tiny_pair
+from tests.tiny import ALIKE, FAMILIES, tiny_base, tiny_lora, tiny_model, tiny_pair
 
 BETA = 1.5
 UNTIED = {"tie_word_embeddings": False}  # tiny tied Gemmas repeat the last token, whatever steers them
@@ -65,16 +65,15 @@ def subjects():
     return subject
 
 
-SLOW = ("qwen2", "gemma2", "qwen3", "mistral", "qwen3_moe", "gpt_oss")  # they repeat what others of their kind show
 every_family = pytest.mark.parametrize(
-    "family", [pytest.param(f, marks=pytest.mark.slow) if f in SLOW else f for f in FAMILIES]
+    "family", [pytest.param(f, marks=pytest.mark.slow) if f in ALIKE else f for f in FAMILIES]
 )
 # GPT-2's projections are no linear layers.
 every_form = pytest.mark.parametrize(
     ("family", "form"),
     [
         pytest.param(family, form, marks=pytest.mark.slow) if family in slow else (family, form)
-        for form, slow in (("two stacks", SLOW), ("LoRA", (*SLOW, "mixtral")))
+        for form, slow in (("two stacks", ALIKE), ("LoRA", (*ALIKE, "mixtral")))
         for family in FAMILIES
         if (family, form) != ("gpt2", "LoRA")
     ],

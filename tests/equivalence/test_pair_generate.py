@@ -18,7 +18,7 @@ from transformers import (
 from hf_cong import ContrastivePairForCausalLM
 from hf_cong.pair import modeling_stacks as module
 from tests.oracle import oracle_beams, oracle_greedy, oracle_logps
-from tests.tiny import FAMILIES, tiny_model, tiny_pair, tiny_tokenizer
+from tests.tiny import ALIKE, FAMILIES, tiny_model, tiny_pair, tiny_tokenizer
 
 # Longer than the sliding windows of the tiny models, so that a wrong window shows.
 PROMPTS = [[5, 6, 7, 8], [9, 10, 11], list(range(20, 41))]
@@ -63,6 +63,9 @@ def subjects():
 
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
+every_kind = pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.slow) if f in ALIKE else f for f in FAMILIES]
+)
 
 
 @every_family
@@ -75,7 +78,7 @@ def test_left_padded_batch(subjects, family):
     assert subjects(family).batch() == subjects(family).expected
 
 
-@every_family
+@every_kind
 @pytest.mark.parametrize(
     "mode",
     [
@@ -90,19 +93,19 @@ def test_modes(subjects, family, mode):
     assert subjects(family).singles(**mode) == subjects(family).expected
 
 
-@every_family
+@every_kind
 def test_static_cache_left_padded(subjects, family):
     assert subjects(family).batch(cache_implementation="static") == subjects(family).expected
 
 
-@every_family
+@every_kind
 def test_assisted_by_the_policy(subjects, family):
     subject = subjects(family)
     assistant = copy.deepcopy(subject.policy)
     assert subject.singles(assistant_model=assistant) == subject.expected
 
 
-@every_family
+@every_kind
 def test_beams(subjects, family):
     subject = subjects(family)
     ids = torch.tensor([PROMPTS[2]])
@@ -113,7 +116,7 @@ def test_beams(subjects, family):
     assert output[0, len(PROMPTS[2]) :].tolist() == expected
 
 
-@every_family
+@every_kind
 @pytest.mark.parametrize("implementation", ["own", "paged|eager"])
 def test_continuous_batching(subjects, family, implementation):
     subject = subjects(family)
@@ -190,7 +193,7 @@ def test_members_of_different_depth_and_head_width():
 # Negative controls: what the equalities above would miss if they could not fail.
 
 
-@every_family
+@every_kind
 def test_control_another_alpha_writes_other_tokens(subjects, family):
     subject = subjects(family)
     others = [oracle_greedy(subject.policy, subject.reference, p, max_new_tokens=NEW, alpha=0.9) for p in PROMPTS]

@@ -10,9 +10,12 @@ from transformers import LogitsProcessor
 from hf_cong import ContrastiveLogitsProcessor, ContrastivePairForCausalLM
 from tests.equivalence.test_pair_generate import GREEDY, NEW, PROMPTS, left_pad
 from tests.oracle import oracle_beams, oracle_greedy, oracle_logps
-from tests.tiny import FAMILIES, tiny_model, tiny_pair
+from tests.tiny import ALIKE, FAMILIES, tiny_model, tiny_pair
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
+every_kind = pytest.mark.parametrize(
+    "family", [pytest.param(f, marks=pytest.mark.slow) if f in ALIKE else f for f in FAMILIES]
+)
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def singles(policy, processor, **kwargs):
     return outputs
 
 
-@every_family
+@every_kind
 @pytest.mark.parametrize(
     "mode",
     [
@@ -61,7 +64,7 @@ def test_one_object_serves_many_calls(subjects, family, mode):
     assert singles(policy, ContrastiveLogitsProcessor(reference), **mode) == expected
 
 
-@every_family
+@every_kind
 def test_assisted_decoding(subjects, family):
     policy, reference, expected = subjects(family)
     processor = ContrastiveLogitsProcessor(reference)
@@ -78,7 +81,7 @@ def test_left_padded_batch(subjects, family):
         assert output[:, ids.shape[1] :].tolist() == expected
 
 
-@every_family
+@every_kind
 def test_beams_are_those_of_the_pair_and_of_the_oracle(subjects, family):
     policy, reference, _ = subjects(family)
     kwargs = {**GREEDY, "max_new_tokens": 8, "num_beams": 3}
@@ -297,7 +300,7 @@ def test_control_a_naive_shadow_is_wrong(subjects, how):
     assert right != wrong
 
 
-@every_family
+@every_kind
 def test_control_another_alpha_writes_other_tokens(subjects, family):
     policy, reference, expected = subjects(family)
     assert singles(policy, ContrastiveLogitsProcessor(reference, alpha=0.9)) != expected
