@@ -244,7 +244,7 @@ def test_the_stages_one_by_one_and_in_one_go_end_with_the_same_weights(ran, fami
     assert not same(weights(runs / "cong"), weights(runs / "other-dpo"))
 
 
-@pytest.mark.parametrize("family", ["qwen2.5", "qwen2.5-small"])
+@pytest.mark.parametrize("family", in_time("qwen2.5", "qwen2.5-small"))
 def test_the_recipe_of_one_go_runs_in_a_launch_for_each_stage(ran, family):
     runs, launched = ran(family), f"runs/{family}/launched"
     for stage in ("decode", "sft", "sample"):
@@ -264,7 +264,7 @@ def test_qlora_ends_with_a_merged_model(ran, world):
     assert not list((runs / "cong-qlora").glob("adapter*"))
 
 
-@pytest.mark.parametrize("family", ["qwen2.5", "qwen2.5-small"])
+@pytest.mark.parametrize("family", in_time("qwen2.5", "qwen2.5-small"))
 def test_trl_trains_the_weak_model_to_the_same_weights(ran, family):
     runs = ran(family)
     argv = ["--config", str(RECIPES / family / "weak_dpo.yaml"), "--output_dir", f"runs/{family}/weak-dpo-by-trl"]

@@ -133,6 +133,7 @@ def test_a_round_begins_with_the_result_of_the_one_before(names, two_rounds, tmp
     assert by_hand(str(names / "strong"), tmp_path / "anew") != two_rounds[1]
 
 
+@pytest.mark.slow
 def test_every_round_has_samples_of_its_own(names, two_rounds, tmp_path, monkeypatch):
     def both(output_dir, stage):
         return [written(directory, stage) for directory in (output_dir / "round-1", output_dir)]
@@ -146,6 +147,7 @@ def test_every_round_has_samples_of_its_own(names, two_rounds, tmp_path, monkeyp
     assert first == second
 
 
+@pytest.mark.slow
 def test_alpha_by_round_and_what_is_told_of_it(names, tmp_path):
     run(names, tmp_path, num_rounds=3, alphas=[0.4, 0.5, 0.7])
     found = [manifest(tmp_path / place)["settings"] for place in ("round-1", "round-2", ".")]

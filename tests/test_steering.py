@@ -71,6 +71,7 @@ def test_chosen_and_rejected_are_those_of_the_untouched_model(tmp_path, family, 
     assert written(tmp_path / "policy", "sample") != base
 
 
+@pytest.mark.slow
 def test_a_given_adapter_is_part_of_the_strong_model(tmp_path):
     torch.manual_seed(5)
     random = LoraConfig(r=4, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)

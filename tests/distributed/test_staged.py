@@ -136,6 +136,7 @@ def test_each_takes_over_from_the_other_after_any_stage(models, tmp_path, with_l
     assert artefacts(tmp_path / "once") == whole
 
 
+@pytest.mark.slow
 def test_a_stage_has_nothing_to_do_if_its_columns_are_there(models, tmp_path, capsys):
     def told(stage, data, **overrides):
         staged(models, tmp_path / "out", stage, data, weak_model_name_or_path=None, **overrides)

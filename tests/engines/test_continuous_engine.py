@@ -102,6 +102,7 @@ def test_out_of_memory_halves_the_batch(tmp_path, caplog):
     assert written(tmp_path / "tight") == written(tmp_path / "roomy")
 
 
+@pytest.mark.slow
 def test_pages_that_do_not_fit_halve_the_batch_too(tmp_path, monkeypatch, caplog):
     """They are allocated at once, before there is a row that could fail."""
     stock = continuous_api.PagedAttentionCache

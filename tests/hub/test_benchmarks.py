@@ -70,6 +70,7 @@ def examined(benchmarks):
     return examine
 
 
+@pytest.mark.slow
 def test_all_tasks_run_and_score(examined):
     scores, contexts = examined(knows=True)
     assert scores == pytest.approx(dict.fromkeys(METRICS, 1.0))

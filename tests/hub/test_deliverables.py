@@ -68,6 +68,7 @@ def test_an_adapter_is_published_with_the_commit_of_its_base(hub, base, tmp_path
     assert distance(moved, made.model.get_base_model()) > 1e-2  # the control
 
 
+@pytest.mark.slow
 def test_a_merged_model_at_every_push(hub, base, tmp_path):
     name, saves = "org/merged", {"hub_strategy": "every_save", "save_strategy": "steps", "save_steps": 1}
     settings = {"merge_adapter": True, "push_stages_to_hub": True, "model_init_kwargs": {"revision": "v1"}}

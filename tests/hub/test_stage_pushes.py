@@ -220,6 +220,7 @@ def test_no_token_is_anywhere(hub, whole):
             assert not [path for path in commit.files if path.endswith((".bin", ".pt", ".pth", ".jsonl"))]
 
 
+@pytest.mark.slow
 def test_stages_in_launches_of_their_own(hub, whole, tmp_path):
     kind, output_dir, repo_id, made = whole
     name, settings = f"org/launched-{kind}", {"weak_model_name_or_path": "alice/steady-post", "max_steps": 2}
