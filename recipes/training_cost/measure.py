@@ -221,13 +221,13 @@ def side_by_side(sides: tuple[Callable, Callable], args: argparse.Namespace, fir
         processes[-1].start()
         send.close()  # so that the answer of a process that fails ends, too
         answers.append(receive)
-    ready = {answer: None for answer in answers}
-    while waiting := [answer for answer, found in ready.items() if found is None]:
+    found = {}
+    while waiting := [answer for answer in answers if answer not in found]:
         for answer in wait(waiting):
-            ready[answer] = answer.recv()  # EOFError: that side failed, and said why
+            found[answer] = answer.recv()  # EOFError: that side failed, and said why
     for process in processes:
         process.join()
-    return list(ready.values())
+    return [found[answer] for answer in answers]
 
 
 def measure(args: argparse.Namespace) -> dict:
@@ -297,6 +297,8 @@ def main() -> None:
     parser.add_argument("--learning_rate", type=float, default=1e-5)
     parser.add_argument("--repeats", type=int, default=6, help="pairs of processes for each stage")
     args = parser.parse_args()
+    if args.steps < 2 * args.logging_steps or args.repeats < 2:
+        parser.error("take `--steps` of at least twice `--logging_steps`, and at least two `--repeats`")
 
     output_dir = Path(args.output_dir)
     output_dir.mkdir(parents=True, exist_ok=True)
